@@ -1,0 +1,139 @@
+"""A feed-forward network written as a list of layers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, Field
+from torch import nn
+
+from auditor.architecture import Architecture
+from auditor.errors import SpecError
+from auditor.layer_fields import Shape, shape_text
+from auditor.layer_notation import MAX_TEXT, parse_layers
+from auditor.layer_specs import (
+    AdaptiveAvgPool,
+    AnyLayer,
+    BatchNorm,
+    Conv,
+    Flatten,
+    LayerSpec,
+    Linear,
+    MaxPool,
+    Relu,
+)
+
+MAX_LAYERS = 200
+MAX_PARAMETERS = 200_000_000
+"""800 MB of float32 weights; VGG-19 in its ImageNet form has 144 million."""
+
+MAX_VALUES = 100_000_000
+"""Values that one layer may give for one image: 400 MB of float32."""
+
+
+def _not_empty(layers: tuple[AnyLayer, ...]) -> tuple[AnyLayer, ...]:
+    if not layers:
+        raise ValueError("expected at least one layer, got none")
+    return layers
+
+
+Layers = Annotated[
+    tuple[AnyLayer, ...],
+    Field(max_length=MAX_LAYERS),
+    AfterValidator(_not_empty),
+    BeforeValidator(
+        lambda value: parse_layers(value) if isinstance(value, str) else value,
+        json_schema_input_type=Annotated[str, Field(max_length=MAX_TEXT)] | tuple[AnyLayer, ...],
+    ),
+]
+
+A_SMALL_NETWORK: tuple[AnyLayer, ...] = (
+    Conv(out_channels=32, kernel_size=(3, 3), padding=(1, 1)),
+    BatchNorm(),
+    Relu(),
+    MaxPool(kernel_size=(2, 2)),
+    Conv(out_channels=64, kernel_size=(3, 3), padding=(1, 1)),
+    BatchNorm(),
+    Relu(),
+    AdaptiveAvgPool(),
+    Flatten(),
+    Linear(),
+)
+
+
+class Sequential(Architecture):
+    """A list of layers, one after another, as data or in PyTorch's notation: nn.Sequential(nn.Conv2d(3, 16, 4), ...).
+
+    Text is read, never run. Tensors are named as nn.Sequential names them, by the layer's place in the list
+    (``0.weight``, ``2.weight``), or by the layer's name where it has one (``conv1.weight``). Channels and features
+    that come in follow from the layer before.
+    """
+
+    kind: Literal["sequential"] = "sequential"
+    title: ClassVar[str] = "Layer list"
+    layers: Layers = Field(
+        A_SMALL_NETWORK,
+        description="The layers: a JSON list, nn.Sequential(...) as in PyTorch code, or what print(model) shows.",
+    )
+
+    def build(self) -> nn.Module:
+        """See Architecture.build. Raises SpecError with the number of the layer, the shape there and what is wrong."""
+        steps = self._trace()
+        return nn.Sequential(OrderedDict((name, spec.make(shape)) for name, spec, shape in steps))
+
+    def describe(self) -> str:
+        """As Capability.describe, the layers by their types: ``layers=conv+relu+flatten+linear``."""
+        types = "+".join(layer.type for layer in self.layers)
+        return f"{self.kind}:num_classes={self.num_classes},input={shape_text(self.input_shape)},layers={types}"
+
+    def _trace(self) -> list[tuple[str, LayerSpec, Shape]]:
+        """Name, spec and input shape of each layer; nothing is allocated, PyTorch only works out the shapes."""
+        steps: list[tuple[str, LayerSpec, Shape]] = []
+        shape: Shape = self.input_shape
+        parameters = 0
+        for number, spec in enumerate(self.layers):
+            if isinstance(spec, Linear) and spec.out_features is None:
+                spec = spec.model_copy(update={"out_features": self.num_classes})
+            name = self._name(number, spec, {name for name, _, _ in steps})
+            steps.append((name, spec, shape))
+            try:
+                with torch.device("meta"), torch.no_grad():
+                    module = spec.make(shape).eval()
+                    after = tuple(module(torch.empty(1, *shape)).shape[1:])
+            except (ValueError, RuntimeError, IndexError) as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+                raise self._wrong(number, spec, shape, reason) from None
+            parameters += sum(tensor.numel() for tensor in module.state_dict().values())
+            if parameters > MAX_PARAMETERS:
+                raise self._wrong(
+                    number,
+                    spec,
+                    shape,
+                    f"the network has {parameters:,} weights up to here, at most {MAX_PARAMETERS:,}",
+                )
+            values = torch.Size(after).numel()
+            if values > MAX_VALUES:
+                raise self._wrong(number, spec, shape, f"it gives {values:,} values per image, at most {MAX_VALUES:,}")
+            shape = after
+        if shape != (self.num_classes,):
+            last = len(self.layers) - 1
+            reason = f"it gives {shape_text(shape)}, but the last layer must give {self.num_classes} logits"
+            raise self._wrong(last, self.layers[last], steps[last][2], reason)
+        return steps
+
+    def _name(self, number: int, spec: LayerSpec, taken: set[str]) -> str:
+        name = spec.name or str(number)
+        if name in taken:
+            raise SpecError(f"sequential: layer {number} ({spec.type}): an earlier layer is named {name!r} too.")
+        if hasattr(nn.Sequential, name) or hasattr(nn.Sequential(), name):
+            raise SpecError(
+                f"sequential: layer {number} ({spec.type}): PyTorch keeps the name {name!r} for itself.",
+                "Choose another name.",
+            )
+        return name
+
+    @staticmethod
+    def _wrong(number: int, spec: LayerSpec, shape: Shape, reason: str) -> SpecError:
+        return SpecError(f"sequential: layer {number} ({spec.type}), where {shape_text(shape)} comes in: {reason}.")

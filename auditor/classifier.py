@@ -1,0 +1,202 @@
+"""Classifier: the model under audit. Images in [0, 1] go in, logits come out; normalisation is part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+
+from auditor.errors import EvaluationError, MismatchError, SpecError
+
+ChannelOrder = Literal["RGB", "BGR"]
+ValueRange = Literal["0-1", "0-255"]
+
+
+class Normalization(BaseModel):
+    """What the network expects of its input, starting from RGB pixels in [0, 1]: (scale * channels(x) - mean) / std.
+
+    ``mean`` and ``std`` have one entry per channel, in the network's own channel order and value range; a single
+    entry serves every channel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mean: tuple[float, ...] = Field((0.0,), min_length=1, description="Mean of each channel.")
+    std: tuple[float, ...] = Field((1.0,), min_length=1, description="Standard deviation of each channel.")
+    channel_order: ChannelOrder = Field("RGB", description="Order of the colour channels that the network expects.")
+    value_range: ValueRange = Field(
+        "0-1", description="Range of the pixels that the network expects before mean and std."
+    )
+
+    @model_validator(mode="after")
+    def _std_is_positive(self) -> Normalization:
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"every std must be greater than 0, got {self.std}")
+        return self
+
+    def for_channels(self, channels: int) -> Normalization:
+        """The same with exactly one entry per channel. Raises MismatchError if the counts do not fit."""
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise MismatchError(
+                    f"The normalisation has {len(values)} values for {name}, the input has {channels} channel(s).",
+                    "Give one value per channel.",
+                )
+        if self.channel_order == "BGR" and channels != 3:
+            raise MismatchError(f"Channel order BGR needs 3 channels, the input has {channels}.")
+        mean = self.mean * channels if len(self.mean) == 1 else self.mean
+        std = self.std * channels if len(self.std) == 1 else self.std
+        return self.model_copy(update={"mean": mean, "std": std})
+
+    def __str__(self) -> str:
+        parts = [f"mean {' '.join(f'{v:g}' for v in self.mean)}", f"std {' '.join(f'{v:g}' for v in self.std)}"]
+        return ", ".join(
+            parts
+            + [self.channel_order] * (self.channel_order != "RGB")
+            + [self.value_range] * (self.value_range != "0-1")
+        )
+
+
+NORMALIZATIONS: dict[str, Normalization] = {
+    "none": Normalization(),
+    "imagenet": Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "cifar10": Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    "cifar10-loose": Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)),
+    "cifar100": Normalization(mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+    "half": Normalization(mean=(0.5,), std=(0.5,)),
+    "mnist": Normalization(mean=(0.1307,), std=(0.3081,)),
+    "fashion-mnist": Normalization(mean=(0.2860,), std=(0.3530,)),
+}
+"""Named normalisations that a user may pick; "cifar10-loose" is the widely copied one with the too small deviations."""
+
+
+def parse_normalization(text: str) -> Normalization:
+    """A name of NORMALIZATIONS, or ``mean/std`` with comma-separated values: ``0.5,0.5,0.5/0.25,0.25,0.25``."""
+    if text in NORMALIZATIONS:
+        return NORMALIZATIONS[text]
+    mean, slash, std = text.partition("/")
+    try:
+        if not slash:
+            raise ValueError
+        return Normalization(mean=tuple(map(float, mean.split(","))), std=tuple(map(float, std.split(","))))
+    except ValueError:
+        raise SpecError(
+            f"normalisation: expected one of {', '.join(NORMALIZATIONS)}, or mean/std such as 0.5,0.5,0.5/0.25,0.25,0.25; "
+            f"got {text!r}."
+        ) from None
+
+
+class Normalize(nn.Module):
+    """The first layer of a Classifier: pixels in [0, 1], RGB, to what the network expects."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, normalization: Normalization, channels: int) -> None:
+        super().__init__()
+        self.normalization = normalization.for_channels(channels)
+        scale = 255.0 if self.normalization.value_range == "0-255" else 1.0
+        self.register_buffer("mean", torch.tensor(self.normalization.mean).view(1, -1, 1, 1) / scale)
+        self.register_buffer("std", torch.tensor(self.normalization.std).view(1, -1, 1, 1) / scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.normalization.channel_order == "BGR":
+            x = x.flip(1)
+        return (x - self.mean) / self.std
+
+
+class Classifier(nn.Module):
+    """An image classifier, ready to be measured: eval mode, frozen weights, normalisation inside.
+
+    Call it with float images of shape (B, C, H, W) in [0, 1]; it returns logits of shape (B, K).
+    ``input_shape`` is (C, H, W). Raises MismatchError for images of another shape.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        normalization: Normalization = NORMALIZATIONS["none"],
+        class_names: Sequence[str] | None = None,
+        name: str = "classifier",
+    ) -> None:
+        super().__init__()
+        if class_names is not None and len(class_names) != num_classes:
+            raise MismatchError(f"The model has {num_classes} classes, but {len(class_names)} class names were given.")
+        self.name = name
+        self.input_shape = input_shape
+        self.num_classes = num_classes
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self.normalize = Normalize(normalization, input_shape[0])
+        self.network = network
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def normalization(self) -> Normalization:
+        return self.normalize.normalization
+
+    @property
+    def device(self) -> torch.device:
+        return self.normalize.mean.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.normalize.mean.dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
+            raise MismatchError(
+                f"The model takes images of shape {_shape(self.input_shape)}, got {_shape(tuple(x.shape[1:]))}.",
+                "Use a data set of that size, or declare the model's input size.",
+            )
+        logits = self.network(self.normalize(x))
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != self.num_classes:
+            came = _shape(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
+            raise EvaluationError(
+                f"The network must return logits of shape batch x {self.num_classes}, it returned {came}."
+            )
+        return logits
+
+    def train(self, mode: bool = True) -> Classifier:
+        """A model under audit stays in eval mode, whoever asks."""
+        return super().train(False)
+
+    def with_normalization(self, normalization: Normalization) -> Classifier:
+        """The same network (shared, not copied) behind another normalisation."""
+        other = Classifier(
+            self.network,
+            input_shape=self.input_shape,
+            num_classes=self.num_classes,
+            normalization=normalization,
+            class_names=self.class_names,
+            name=self.name,
+        )
+        return other.to(self.device, self.dtype)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits without a graph, checked to be finite. Raises EvaluationError."""
+        with torch.no_grad():
+            return finite(self(x))
+
+    def class_name(self, index: int) -> str:
+        return self.class_names[index] if self.class_names is not None else f"class {index}"
+
+
+def finite(logits: Tensor) -> Tensor:
+    """The logits themselves; raises EvaluationError when one of them is NaN or infinite."""
+    if not bool(torch.isfinite(logits).all()):
+        raise EvaluationError(
+            "The network returned NaN or infinite logits.",
+            "A verdict on such outputs would be wrong: check the weights and the declared normalisation.",
+        )
+    return logits
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

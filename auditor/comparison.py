@@ -1,0 +1,196 @@
+"""Two audits side by side: paired differences on the samples that both saw, curves and layers on the same scales."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor.analysis import analysis_of
+from auditor.errors import MismatchError
+from auditor.metrics import PairedDifference, Rate, paired_difference
+from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+from auditor.report.sections.curve import curve_options, curve_rows
+from auditor.result import AuditResult
+from auditor.threat import ThreatModel
+
+
+def compare(first: AuditResult, second: AuditResult) -> list[Section]:
+    """What changed from the first audit to the second.
+
+    Rates are compared on the samples that both audits used, paired. Raises MismatchError when the audits are of
+    different data, or share no sample.
+    """
+    pick_first, pick_second = _common(first, second)
+    names = _names(first, second)
+    return [
+        _differences(first, second, pick_first, pick_second, names),
+        *_curves(first, second, names),
+        *_layers(first, second, names),
+        _settings(first, second, names),
+    ]
+
+
+def _common(first: AuditResult, second: AuditResult) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions, in each audit's sample table, of the samples that both hold."""
+    mine, theirs = first.provenance.dataset, second.provenance.dataset
+    if mine.sha256 != theirs.sha256 or not mine.sha256:
+        raise MismatchError(
+            f"The audits used different data: {mine.name} ({mine.sha256[:12]}) and {theirs.name} ({theirs.sha256[:12]}).",
+            "A comparison needs the same samples: audit both models on one data set.",
+        )
+    _, pick_first, pick_second = np.intersect1d(first.samples.ids, second.samples.ids, return_indices=True)
+    if len(pick_first) == 0:
+        raise MismatchError("The audits share no sample.", "Audit both with the same seed and number of samples.")
+    return pick_first, pick_second
+
+
+def _names(first: AuditResult, second: AuditResult) -> tuple[str, str]:
+    """What to call the two: the models' names, told apart where they are the same."""
+    one, other = first.provenance.model.name, second.provenance.model.name
+    return (one, other) if one != other else (f"{one} (first)", f"{other} (second)")
+
+
+def _differences(
+    first: AuditResult,
+    second: AuditResult,
+    pick_first: NDArray[np.int64],
+    pick_second: NDArray[np.int64],
+    names: tuple[str, str],
+) -> Section:
+    n = len(pick_first)
+    blocks: list[AnyBlock] = []
+    if n < max(len(first.samples), len(second.samples)):
+        text = f"The audits hold {len(first.samples)} and {len(second.samples)} samples; compared are the {n} that both used."
+        blocks.append(Text(text=text, tone="note"))
+    shared = [threat for threat in first.spec.threats if threat in second.spec.threats]
+    missing = [threat for audit in (first, second) for threat in audit.spec.threats if threat not in shared]
+    if missing:
+        text = f"Not compared, since only one audit has it: {', '.join(str(threat) for threat in missing)}."
+        blocks.append(Text(text=text, tone="warning"))
+    if first.spec.goal != second.spec.goal or first.spec.attacks != second.spec.attacks:
+        blocks.append(
+            Text(text="The audits used different attacks or goals; the difference shows that, too.", tone="warning")
+        )
+    withheld = [name for name, audit in zip(names, (first, second), strict=True) if audit.headline_withheld]
+    if withheld:
+        text = f"Not established: the robust accuracy of {' and '.join(withheld)} is withheld, for a severe doubt."
+        blocks.append(Text(text=text, tone="bad"))
+    rows = [_row("clean accuracy", first.samples.correct[pick_first], second.samples.correct[pick_second])]
+    for threat in shared if not withheld else ():
+        rows.append(
+            _row(f"robust accuracy, {threat}", first.robust(threat)[pick_first], second.robust(threat)[pick_second])
+        )
+    blocks.append(
+        Table(
+            columns=(
+                Column(key="what", title="Share of the same samples"),
+                Column(key="first", title=names[0]),
+                Column(key="second", title=names[1]),
+                Column(key="difference", title="Difference [95 %]"),
+                Column(key="only_first", title=f"Only {names[0]}"),
+                Column(key="only_second", title=f"Only {names[1]}"),
+                Column(key="p", title="p (McNemar)"),
+            ),
+            rows=tuple(rows),
+            caption=f"n = {n}. Difference: second minus first, in points, with the paired interval of Agresti and Min. 'Only' "
+            "counts the samples that one model gets right (or keeps right) and the other does not. p: exact McNemar test.",
+        )
+    )
+    return Section(key="differences", title="What differs", blocks=tuple(blocks))
+
+
+def _row(what: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
+    difference = paired_difference(first, second)
+    return {
+        "what": what,
+        "first": str(Rate.of(first)),
+        "second": str(Rate.of(second)),
+        "difference": show_difference(difference),
+        "only_first": difference.only_a,
+        "only_second": difference.only_b,
+        "p": f"{difference.p:.2g}" if difference.p >= 0.0001 else "< 0.0001",
+    }
+
+
+def show_difference(difference: PairedDifference) -> str:
+    """``+12.5 [9.1, 15.8]``, in points."""
+    return f"{100 * difference.value:+.1f} [{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
+
+
+def _curves(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> list[Section]:
+    leading: dict[str, ThreatModel] = {}
+    for threat in first.spec.threats:
+        if any(threat.norm == other.norm for other in second.spec.threats):
+            leading.setdefault(threat.norm, threat)
+    figures = tuple(
+        Figure(
+            chart="accuracy_curve",
+            title=f"Accuracy against {threat.norm.symbol} epsilon",
+            rows=tuple(curve_rows(first, threat, names[0]) + curve_rows(second, threat, names[1])),
+            options=curve_options(threat),
+            reading="Share of each audit's samples that are classified correctly and fooled by no attack within that epsilon, "
+            "with the 95 % Wilson interval.",
+        )
+        for threat in leading.values()
+    )
+    return [Section(key="curves", title="Robust accuracy against epsilon", blocks=figures)] if figures else []
+
+
+def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> list[Section]:
+    """The figures of the analyses that both audits ran with the same parameters, drawn over each other."""
+    sections = []
+    for finding in first.findings:
+        twin = next(
+            (item for item in second.findings if (item.kind, item.settings) == (finding.kind, finding.settings)), None
+        )
+        if twin is None:
+            continue
+        pages = [analysis_of(item).section(item) for item in (finding, twin)]
+        figures = [[block for block in page.blocks if isinstance(block, Figure)] for page in pages]
+        blocks = tuple(_overlaid(one, other, names) for one, other in zip(*figures, strict=True))
+        sections.append(Section(key=finding.kind, title=pages[0].title, blocks=blocks))
+    return sections
+
+
+def _overlaid(one: Figure, other: Figure, names: tuple[str, str]) -> Figure:
+    rows = tuple(row | {"model": name} for name, figure in zip(names, (one, other), strict=True) for row in figure.rows)
+    reading = f"{one.reading} Both models on one scale; colours tell the models apart."
+    return one.model_copy(
+        update={"rows": rows, "options": one.options | {"group": "model"}, "reading": reading, "select": ""}
+    )
+
+
+def _settings(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> Section:
+    """Where the two audits were not the same; rows that agree are left out."""
+    facts = [_facts(audit) for audit in (first, second)]
+    rows = tuple(
+        {"what": key, "first": facts[0].get(key), "second": facts[1].get(key)}
+        for key in dict.fromkeys([*facts[0], *facts[1]])
+        if facts[0].get(key) != facts[1].get(key)
+    )
+    columns = (
+        Column(key="what", title="What"),
+        Column(key="first", title=names[0]),
+        Column(key="second", title=names[1]),
+    )
+    return Section(key="settings", title="Models and settings that differ", blocks=(Table(columns=columns, rows=rows),))
+
+
+def _facts(audit: AuditResult) -> dict[str, str]:
+    model, source = audit.provenance.model, audit.provenance
+    facts = {
+        "model": model.name,
+        "weights": model.sha256[:12],
+        "architecture": str((model.architecture or {}).get("kind", "–")),
+        "parameters": f"{model.parameters:,}".replace(",", " "),
+        "normalisation": str(model.normalization),
+        "device": source.device,
+        "torch": source.versions["torch"],
+        "revision": source.revision,
+        "doubts": "; ".join(flag.message for flag in audit.flags) or "none",
+    }
+    for name, value in audit.spec.model_dump(mode="json").items():
+        facts[name.replace("_", " ")] = str(value)
+    return facts

@@ -1,0 +1,145 @@
+"""Criteria: what an attacker wants, as values that give the loss to ascend and say what counts as success."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from auditor.errors import SpecError
+from auditor.randomness import derive_seed
+
+
+class Criterion(Protocol):
+    """What an attacker wants of each row of a batch."""
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """The loss to ascend for each row, shape (B,), from logits of shape (B, K)."""
+
+    def is_adversarial(self, logits: Tensor) -> Tensor:
+        """Which rows have what the attacker wants; bool, shape (B,)."""
+
+    def __getitem__(self, rows: Tensor) -> Criterion:
+        """The criterion of some of the rows (an index or a bool mask)."""
+
+    def to(self, device: torch.device) -> Criterion:
+        """The same on another device."""
+
+    def joined(self, other: Criterion) -> Criterion:
+        """These rows followed by those of ``other``, a criterion of the same kind."""
+
+
+@dataclass(frozen=True)
+class Misclassification:
+    """Any class but the label; ascends the cross-entropy of the label. ``labels``: int64, shape (B,)."""
+
+    labels: Tensor
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return cross_entropy(logits, self.labels, reduction="none")
+
+    def is_adversarial(self, logits: Tensor) -> Tensor:
+        return logits.argmax(1) != self.labels
+
+    def __getitem__(self, rows: Tensor) -> Misclassification:
+        return Misclassification(self.labels[rows])
+
+    def to(self, device: torch.device) -> Misclassification:
+        return Misclassification(self.labels.to(device))
+
+    def joined(self, other: Criterion) -> Misclassification:
+        assert isinstance(other, Misclassification)
+        return Misclassification(torch.cat([self.labels, other.labels]))
+
+
+@dataclass(frozen=True)
+class TargetedMisclassification:
+    """Exactly the target class; descends the cross-entropy of the target. ``targets``: int64, shape (B,)."""
+
+    targets: Tensor
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return -cross_entropy(logits, self.targets, reduction="none")
+
+    def is_adversarial(self, logits: Tensor) -> Tensor:
+        return logits.argmax(1) == self.targets
+
+    def __getitem__(self, rows: Tensor) -> TargetedMisclassification:
+        return TargetedMisclassification(self.targets[rows])
+
+    def to(self, device: torch.device) -> TargetedMisclassification:
+        return TargetedMisclassification(self.targets.to(device))
+
+    def joined(self, other: Criterion) -> TargetedMisclassification:
+        assert isinstance(other, TargetedMisclassification)
+        return TargetedMisclassification(torch.cat([self.targets, other.targets]))
+
+
+class Untargeted(BaseModel):
+    """The attacker wants any wrong class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["untargeted"] = "untargeted"
+
+    def __str__(self) -> str:
+        return "untargeted (any wrong class)"
+
+    def keeps(self, labels: Tensor) -> Tensor:
+        """Which samples can be attacked at all; bool, shape (N,)."""
+        return torch.ones_like(labels, dtype=torch.bool)
+
+    def criterion(self, labels: Tensor, logits: Tensor, ids: Sequence[int], seed: int) -> Criterion:
+        """What the attacker wants of each sample, from its label and its clean logits."""
+        return Misclassification(labels)
+
+
+class Targeted(BaseModel):
+    """The attacker wants one particular wrong class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["targeted"] = "targeted"
+    rule: Literal["next", "least_likely", "random", "class"] = Field(
+        "least_likely",
+        description="Which class: the one after the label, the one with the smallest clean logit, a random one, or a fixed one.",
+    )
+    target_class: int | None = Field(None, ge=0, description="The class to reach, for rule 'class'.")
+
+    @model_validator(mode="after")
+    def _class_is_given(self) -> Targeted:
+        if (self.rule == "class") != (self.target_class is not None):
+            raise ValueError("target_class is required for rule 'class', and only there")
+        return self
+
+    def __str__(self) -> str:
+        return (
+            f"targeted (class {self.target_class})"
+            if self.rule == "class"
+            else f"targeted ({self.rule.replace('_', ' ')})"
+        )
+
+    def keeps(self, labels: Tensor) -> Tensor:
+        return torch.ones_like(labels, dtype=torch.bool) if self.target_class is None else labels != self.target_class
+
+    def criterion(self, labels: Tensor, logits: Tensor, ids: Sequence[int], seed: int) -> Criterion:
+        classes = logits.shape[1]
+        if self.target_class is not None:
+            if self.target_class >= classes:
+                raise SpecError(
+                    f"target_class {self.target_class} does not exist.", f"The model has classes 0 to {classes - 1}."
+                )
+            return TargetedMisclassification(torch.full_like(labels, self.target_class))
+        if self.rule == "next":
+            return TargetedMisclassification((labels + 1) % classes)
+        if self.rule == "least_likely":
+            others = logits.scatter(1, labels[:, None], torch.inf)
+            return TargetedMisclassification(others.argmin(1))
+        shifts = [1 + derive_seed(seed, "target", sample) % (classes - 1) for sample in ids]
+        return TargetedMisclassification((labels + torch.tensor(shifts, device=labels.device)) % classes)
+
+
+Goal = Annotated[Untargeted | Targeted, Field(discriminator="kind")]

@@ -1,0 +1,187 @@
+"""ImageDataset: labelled images in one file, streamed in batches, each sample with an id that never changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auditor.errors import IntakeError, MismatchError
+from auditor.randomness import derive_seed
+
+_DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
+
+
+class Batch(NamedTuple):
+    """Some samples: ids (B,), images float32 (B, C, H, W) in [0, 1], labels int64 (B,)."""
+
+    ids: NDArray[np.int64]
+    images: Tensor
+    labels: Tensor
+
+
+class ImageDataset:
+    """Labelled images. A sample's id is its position in the stored file; the file is named by its content.
+
+    ``images``: uint8 or float32 in [0, 1], shape (N, H, W, C), usually memory-mapped: only what is asked for is read.
+    ``labels``: int64 in [0, K), shape (N,).
+    """
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8] | NDArray[np.float32],
+        labels: NDArray[np.int64],
+        class_names: Sequence[str] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+        sha256: str = "",
+        name: str = "dataset",
+    ) -> None:
+        if images.ndim != 4 or len(images) != len(labels):
+            raise MismatchError(
+                f"A data set needs images of shape NxHxWxC and N labels, got {'x'.join(map(str, images.shape))} "
+                f"and {len(labels)}."
+            )
+        self._images = images
+        self.labels = np.asarray(labels, np.int64)
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self.sample_names = tuple(names) if names is not None else None
+        self.sha256 = sha256
+        self.name = name
+
+    @classmethod
+    def open(cls, path: Path, *, sha256: str = "", name: str = "") -> ImageDataset:
+        """A stored data set, memory-mapped. Raises IntakeError when the file is not one of ours."""
+        tensors, metadata = _read_header(path)
+        images, labels = (tensors[key] for key in ("images", "labels"))
+        try:
+            pixels = np.memmap(path, images.dtype, "r", images.offset, images.shape)
+            classes = np.fromfile(path, labels.dtype, labels.shape[0], offset=labels.offset)
+        except ValueError:
+            raise IntakeError(f"{path.name} is cut short.", "Add the data set anew.") from None
+        return cls(
+            pixels,
+            classes,
+            metadata.get("class_names"),
+            names=metadata.get("names"),
+            sha256=sha256,
+            name=name or path.stem,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        _, height, width, channels = self._images.shape
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes: of the names where there are names, else one more than the largest label."""
+        return len(self.class_names) if self.class_names is not None else int(self.labels.max(initial=-1)) + 1
+
+    def sample_name(self, sample: int) -> str:
+        """What the uploader called this image (its path in the archive), or its number."""
+        return self.sample_names[sample] if self.sample_names is not None else f"#{sample}"
+
+    def images(self, ids: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """The images of these samples: float32, (B, C, H, W), in [0, 1]."""
+        stored = np.asarray(self._images[np.asarray(ids, np.int64)])
+        pixels = torch.from_numpy(stored.copy() if not stored.flags.writeable else stored).permute(0, 3, 1, 2)
+        pixels = pixels.to(torch.float32).contiguous()
+        return pixels / 255 if stored.dtype == np.uint8 else pixels
+
+    def batches(self, ids: Sequence[int] | NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
+        """These samples in order, ``batch_size`` at a time."""
+        ids = np.asarray(ids, np.int64)
+        for start in range(0, len(ids), batch_size):
+            part = ids[start : start + batch_size]
+            yield Batch(part, self.images(part), torch.from_numpy(self.labels[part]))
+
+    def order(self, seed: int) -> NDArray[np.int64]:
+        """All ids in a random order that depends on the seed and the size of the data set alone."""
+        return np.random.default_rng(derive_seed(seed, "order", len(self))).permutation(len(self)).astype(np.int64)
+
+    def select(self, count: int | None, seed: int) -> NDArray[np.int64]:
+        """``count`` samples drawn without replacement (all when None or too many), ids ascending.
+
+        A larger count contains a smaller one of the same seed.
+        """
+        return np.sort(self.order(seed)[:count])
+
+
+class _Entry(NamedTuple):
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int
+
+
+def write_dataset(
+    path: Path,
+    images: Iterable[NDArray[np.uint8] | NDArray[np.float32]],
+    shape: tuple[int, int, int, int],
+    dtype: str,
+    labels: NDArray[np.int64],
+    *,
+    class_names: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Write a data set as one safetensors file, image batch by image batch, so that memory does not grow with N.
+
+    ``images`` yields arrays (B, H, W, C) that add up to ``shape`` = (N, H, W, C); ``dtype`` is "U8" or "F32".
+    """
+    n_bytes = int(np.prod(shape)) * _DTYPES[dtype].itemsize
+    metadata = {
+        "format": "neuron-auditor.dataset.1",
+        "class_names": json.dumps(list(class_names) if class_names is not None else None),
+    }
+    if names is not None:
+        metadata["names"] = json.dumps(list(names))
+    # The labels come first: their size is a multiple of 8, so both arrays are aligned.
+    label_bytes = 8 * len(labels)
+    header = json.dumps(
+        {
+            "__metadata__": metadata,
+            "labels": {"dtype": "I64", "shape": [len(labels)], "data_offsets": [0, label_bytes]},
+            "images": {"dtype": dtype, "shape": list(shape), "data_offsets": [label_bytes, label_bytes + n_bytes]},
+        }
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(np.ascontiguousarray(labels, "<i8").tobytes())
+        written = 0
+        for part in images:
+            written += file.write(np.ascontiguousarray(part, _DTYPES[dtype]).tobytes())
+        if written != n_bytes:
+            raise IntakeError(f"The images end early: expected {n_bytes} bytes, got {written}.")
+
+
+def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, list[str] | None]]:
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > min(path.stat().st_size, 100_000_000):
+                raise ValueError("header longer than the file")
+            header = json.loads(file.read(size))
+        metadata = {key: json.loads(header["__metadata__"].get(key, "null")) for key in ("class_names", "names")}
+        entries = {
+            key: _Entry(_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
+            for key, entry in header.items()
+            if key != "__metadata__"
+        }
+        _ = entries["images"], entries["labels"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntakeError(
+            f"{path.name} is not a stored data set ({type(error).__name__}).",
+            "Add it anew with `auditor datasets add`.",
+        ) from None
+    return entries, metadata

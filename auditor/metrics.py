@@ -1,0 +1,82 @@
+"""Numbers with their intervals: rates (Wilson), and paired differences of two rates on the same samples."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy import stats
+
+from auditor.errors import MismatchError
+from auditor.report.blocks import Measure
+
+CONFIDENCE = 0.95
+
+
+class Rate(BaseModel):
+    """``hits`` of ``n``, with the Wilson score interval at 95 % (Wilson 1927); all None when n is 0."""
+
+    model_config = ConfigDict(frozen=True)
+
+    hits: int
+    n: int
+    value: float | None
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, hits: NDArray[np.bool_]) -> Rate:
+        """The share of true entries."""
+        return cls.count(int(np.count_nonzero(hits)), int(np.size(hits)))
+
+    @classmethod
+    def count(cls, hits: int, n: int) -> Rate:
+        if n == 0:
+            return cls(hits=0, n=0, value=None, low=None, high=None)
+        interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+        return cls(hits=hits, n=n, value=hits / n, low=max(0.0, interval.low), high=min(1.0, interval.high))
+
+    def measure(self, title: str, *, higher_is_better: bool | None = None, explanation: str = "") -> Measure:
+        return Measure(
+            title=title, value=self.value, low=self.low, high=self.high, n=self.n, unit="%",
+            higher_is_better=higher_is_better, explanation=explanation,
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        if self.value is None or self.low is None or self.high is None:
+            return "– (n = 0)"
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+class PairedDifference(NamedTuple):
+    """Rate of b minus rate of a on the same samples.
+
+    ``low``, ``high``: the interval of Agresti and Min 2005 (Wald with half a count added to each cell), at 95 %.
+    ``only_a``, ``only_b``: samples where just one of them is true. ``p``: exact two-sided McNemar test.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    only_a: int
+    only_b: int
+    p: float
+
+
+def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
+    """Compare two yes/no outcomes, sample by sample. Raises MismatchError when there is nothing to compare."""
+    if len(a) != len(b) or len(a) == 0:
+        raise MismatchError(f"A paired comparison needs the same samples twice, got {len(a)} and {len(b)}.")
+    n = len(a)
+    only_a, only_b = int(np.count_nonzero(a & ~b)), int(np.count_nonzero(b & ~a))
+    p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+    x, y, total = only_a + 0.5, only_b + 0.5, n + 2
+    centre = (y - x) / total
+    half = stats.norm.ppf((1 + CONFIDENCE) / 2) * math.sqrt(x + y - (y - x) ** 2 / total) / total
+    return PairedDifference(
+        (only_b - only_a) / n, max(-1.0, centre - half), min(1.0, centre + half), n, only_a, only_b, float(p)
+    )

@@ -1,0 +1,38 @@
+"""RowRandom: random numbers that belong to a sample, not to a batch, so that no result depends on the batch size."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def derive_seed(*parts: object) -> int:
+    """A 63-bit seed from any parts that have a stable text: the same parts, the same seed, on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class RowRandom:
+    """One ``torch.Generator`` per row of a batch, seeded by the row's own key.
+
+    ``seed`` and ``scope`` are shared; ``keys`` holds one key per row (sample id, restart, step). Two draws from one
+    RowRandom continue each row's stream.
+    """
+
+    def __init__(self, seed: int, scope: str, keys: Sequence[tuple[int, ...]]) -> None:
+        self._generators = [torch.Generator().manual_seed(derive_seed(seed, scope, *key)) for key in keys]
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Uniform on [0, 1), shape, dtype and device of ``like`` (one row per key)."""
+        return self._draw(like, torch.rand)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal, shape, dtype and device of ``like``."""
+        return self._draw(like, torch.randn)
+
+    def _draw(self, like: Tensor, draw: Callable[..., Tensor]) -> Tensor:
+        rows = [draw(like.shape[1:], generator=generator) for generator in self._generators]
+        return torch.stack(rows).to(like) if rows else torch.empty_like(like)

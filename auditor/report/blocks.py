@@ -1,0 +1,144 @@
+"""What a section of a result is made of: text, measures, tables, figures, images. Data only; pages and reports draw it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Block(BaseModel):
+    """A piece of a section."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Text(Block):
+    """A paragraph of plain text (no markup). ``tone``: how much it asks for attention; "code" keeps its lines."""
+
+    type: Literal["text"] = "text"
+    text: str
+    tone: Literal["plain", "note", "good", "warning", "bad", "code"] = "plain"
+
+
+class Measure(Block):
+    """A number with its meaning: bounds, sample size, unit, and which direction is better."""
+
+    title: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    unit: Literal["", "%", "images", "s", "passes"] = ""
+    higher_is_better: bool | None = None
+    explanation: str = ""
+
+
+class Measures(Block):
+    """Numbers side by side."""
+
+    type: Literal["measures"] = "measures"
+    items: tuple[Measure, ...]
+
+
+class Column(Block):
+    """A column of a table. ``format``: a Python format specification for numbers; "%" scales by 100."""
+
+    key: str
+    title: str
+    format: str = ""
+
+
+class Table(Block):
+    """Rows of values by column key; None is shown as a dash."""
+
+    type: Literal["table"] = "table"
+    title: str = ""
+    columns: tuple[Column, ...]
+    rows: tuple[dict[str, Any], ...]
+    caption: str = ""
+
+
+class Figure(Block):
+    """A chart: the name of a function in ``auditor.report.charts``, the rows it draws, and its options.
+
+    ``reading`` is a sentence on how to read it. ``select`` names the field of the rows by which a click on a mark picks
+    something to open (``Analysis.detail``); empty where there is nothing behind the marks.
+    """
+
+    type: Literal["figure"] = "figure"
+    chart: str
+    title: str
+    rows: tuple[dict[str, Any], ...]
+    options: dict[str, Any] = Field(default_factory=dict)
+    reading: str = ""
+    select: str = ""
+
+
+class Image(Block):
+    """One picture: encoded bytes in base64, its MIME type, and what stands under it."""
+
+    data: str
+    mime: Literal["image/png", "image/jpeg"]
+    caption: str
+    alt: str
+
+
+class ImageRow(Block):
+    """Pictures that belong together (clean, adversarial, difference), with a line about them."""
+
+    title: str
+    images: tuple[Image, ...]
+
+
+class Images(Block):
+    """Rows of pictures."""
+
+    type: Literal["images"] = "images"
+    title: str = ""
+    rows: tuple[ImageRow, ...]
+    reading: str = ""
+
+
+AnyBlock = Annotated[Text | Measures | Table | Figure | Images, Field(discriminator="type")]
+
+
+class Section(Block):
+    """A titled run of blocks. ``key`` is unique within a result and names the section in addresses."""
+
+    key: str
+    title: str
+    blocks: tuple[AnyBlock, ...]
+
+
+def show_value(value: object, format: str = "") -> str:
+    """A value as a reader sees it: ``format`` for numbers ("%" with decimals scales by 100), a dash for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and format:
+        return f"{value:{format}}".replace("%", " %")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)
+
+
+def show_measure(measure: Measure) -> str:
+    """``91.2 %`` or ``1.3 s``; the interval is shown beside it."""
+    if measure.value is None:
+        return "–"
+    if measure.unit == "%":
+        return f"{100 * measure.value:.1f} %"
+    text = show_value(measure.value if measure.value != int(measure.value) else int(measure.value))
+    return f"{text} {measure.unit}".strip()
+
+
+def show_interval(measure: Measure) -> str:
+    """``95 % interval 88.0 to 93.1 %, n = 500``; empty where there is no interval."""
+    if measure.low is None or measure.high is None:
+        return f"n = {measure.n}" if measure.n is not None else ""
+    scale = 100 if measure.unit == "%" else 1
+    unit = f" {measure.unit}" if measure.unit else ""
+    text = f"95 % interval {scale * measure.low:.1f} to {scale * measure.high:.1f}{unit}"
+    return f"{text}, n = {measure.n}" if measure.n is not None else text

@@ -1,0 +1,72 @@
+"""The report as one HTML file: no script, no outside address, every chart and picture inside it."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+from auditor.analysis import analysis_of
+from auditor.errors import AuditorError
+from auditor.report.blocks import Figure, Section, Table, show_interval, show_measure, show_value
+from auditor.report.charts import draw
+from auditor.report.section import document
+from auditor.result import AuditResult
+
+SIZE_LIMIT = 3_000_000
+"""Bytes of a report; a larger one does not travel by mail. Detail tables are left out, and it says so, before it grows."""
+
+CHART_WIDTH = 760
+
+
+def render(result: AuditResult, *, title: str = "") -> str:
+    """The whole report of one audit. Raises AuditorError when even without details it exceeds SIZE_LIMIT."""
+    sections = document(result)
+    details = {section.key: list(_details(result, section)) for section in sections}
+    name = title or f"{result.provenance.model.name} on {result.provenance.dataset.name}"
+    page = _page(name, result, sections, details)
+    if len(page.encode()) > SIZE_LIMIT:
+        page = _page(name, result, sections, {}, cut=True)
+    if len(page.encode()) > SIZE_LIMIT:
+        raise AuditorError(
+            f"The report has {len(page.encode()) / 1e6:.1f} MB, the limit is {SIZE_LIMIT / 1e6:g} MB.",
+            "Audit again with a smaller gallery.",
+        )
+    return page
+
+
+def _page(name: str, result: AuditResult, sections: list[Section], details: dict[str, Any], cut: bool = False) -> str:
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(
+        loader=PackageLoader("auditor.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals.update(
+        show_value=show_value, show_measure=show_measure, show_interval=show_interval, svg=_svg, picture=_picture
+    )
+    template = environment.get_template("template.html.j2")
+    return template.render(title=name, result=result, sections=sections, details=details, cut=cut)
+
+
+def _details(result: AuditResult, section: Section) -> Iterator[tuple[str, list[Table]]]:
+    """The tables behind the marks of a section's selectable figures, by the name of the mark."""
+    finding = next((item for item in result.findings if item.kind == section.key), None)
+    figures = [block for block in section.blocks if isinstance(block, Figure) and block.select]
+    if finding is None:
+        return
+    for figure in figures:
+        for name in dict.fromkeys(str(row[figure.select]) for row in figure.rows):
+            blocks = analysis_of(finding).detail(finding, (name,))
+            yield name, [block for block in blocks if isinstance(block, Table)]
+
+
+def _svg(figure: Figure) -> str:
+    """A chart as a data address; as an image it can run nothing, whatever its texts say."""
+    import vl_convert
+
+    svg = vl_convert.vegalite_to_svg(draw(figure, width=CHART_WIDTH).to_dict())
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def _picture(image: Any) -> str:
+    return f"data:{image.mime};base64,{image.data}"

@@ -1,0 +1,86 @@
+"""The table of attacks: what each did, with every parameter, and the worst case over all."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from auditor.metrics import Rate
+from auditor.report.blocks import AnyBlock, Column, Section, Table, Text
+from auditor.report.section import ReportSection
+from auditor.result import AttackRecord, AuditResult
+from auditor.threat import ThreatModel
+
+
+class AttackTable(ReportSection):
+    """One row per attack and threat model: success, accuracy left, distance, cost."""
+
+    kind: Literal["attacks"] = "attacks"
+    order: ClassVar[int] = 20
+
+    def build(self, result: AuditResult) -> Section:
+        blocks: list[AnyBlock] = [
+            Text(
+                text=f"Goal of the attacker: {result.spec.goal}. Each attack ran on every sample that the model classifies "
+                "correctly. Success counts an image as soon as the model sees it misclassified within the budget, at any step "
+                "and restart; the harness, not the attack, projects and judges."
+            )
+        ]
+        blocks += [_table(result, threat) for threat in result.spec.threats]
+        return Section(key=self.kind, title="Attacks", blocks=tuple(blocks))
+
+
+def _table(result: AuditResult, threat: ThreatModel) -> Table:
+    records = [record for record in result.records if record.role == "headline" and record.threat == threat]
+    rows = [_row(result, record) for record in records]
+    worst = result.robust_accuracy(threat)
+    attackable = int(result.samples.correct.sum())
+    fooled = int((result.samples.correct & result.fooled(threat)).sum())
+    rows.append(
+        {"attack": "worst case per sample", "attacked": attackable, "success": str(Rate.count(fooled, attackable))}
+        | {"accuracy": str(worst)}
+    )
+    return Table(
+        title=str(threat),
+        columns=(
+            Column(key="attack", title="Attack"),
+            Column(key="parameters", title="Parameters"),
+            Column(key="attacked", title="Attacked"),
+            Column(key="success", title="Success [95 %]"),
+            Column(key="accuracy", title="Accuracy left [95 %]"),
+            Column(key="distance", title="Median distance", format=".4g"),
+            Column(key="forwards", title="Forwards / image", format=".1f"),
+            Column(key="backwards", title="Backwards / image", format=".1f"),
+            Column(key="blind", title="No gradient"),
+            Column(key="seconds", title="Seconds", format=".1f"),
+        ),
+        rows=tuple(rows),
+        caption="Success: share of the attacked samples. Accuracy left: share of all samples. Median distance: norm of the "
+        "perturbation over the successes. No gradient: attacked samples whose gradient was zero or not finite at some step. "
+        "The worst case also counts images found under a smaller epsilon.",
+    )
+
+
+def _row(result: AuditResult, record: AttackRecord) -> dict[str, Any]:
+    fooled = np.array(record.fooled, bool)
+    distances = np.array(record.distance)[fooled]
+    settings = ", ".join(f"{name} {_shown(value)}" for name, value in record.attack.settings().items())
+    return {
+        "attack": record.attack.display_title(),
+        "parameters": settings or "none",
+        "attacked": len(record.positions),
+        "success": str(record.success),
+        "accuracy": str(result.attack_accuracy(record)),
+        "distance": float(np.median(distances)) if len(distances) else None,
+        "forwards": float(np.mean(record.forwards)) if record.forwards else None,
+        "backwards": float(np.mean(record.backwards)) if record.backwards else None,
+        "blind": sum(record.blind),
+        "seconds": record.seconds,
+    }
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

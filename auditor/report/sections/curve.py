@@ -1,0 +1,56 @@
+"""Robust accuracy against epsilon."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from auditor.metrics import Rate
+from auditor.report.blocks import AnyBlock, Figure, Section
+from auditor.report.section import ReportSection
+from auditor.result import AuditResult
+from auditor.threat import Norm, ThreatModel, show_epsilon
+
+
+class AccuracyCurve(ReportSection):
+    """One curve per norm, from the clean accuracy at 0 upwards, worst case over all attacks."""
+
+    kind: Literal["curve"] = "curve"
+    order: ClassVar[int] = 30
+
+    def build(self, result: AuditResult) -> Section | None:
+        leading: dict[Norm, ThreatModel] = {}
+        for threat in result.spec.threats:
+            leading.setdefault(threat.norm, threat)
+        figures: list[AnyBlock] = [
+            Figure(
+                chart="accuracy_curve",
+                title=f"Accuracy against {threat.norm.symbol} epsilon",
+                rows=tuple(curve_rows(result, threat, result.provenance.model.name)),
+                options=curve_options(threat),
+                reading="Each point is the share of all samples classified correctly and fooled by no attack within that "
+                "epsilon; the band is the 95 % Wilson interval, the dashed rule the epsilon of the headline. A sound "
+                "evaluation falls towards 0 as epsilon grows.",
+            )
+            for threat in leading.values()
+        ]
+        return Section(key=self.kind, title="Robust accuracy against epsilon", blocks=tuple(figures))
+
+
+def curve_options(threat: ThreatModel) -> dict[str, Any]:
+    """The axis of one curve: in 1/255 where the epsilon is given so."""
+    unit = "in 1/255" if _scale(threat) != 1 else "pixels in [0, 1]"
+    return {"x": f"epsilon ({threat.norm.symbol}, {unit})", "mark": threat.epsilon * _scale(threat)}
+
+
+def _scale(threat: ThreatModel) -> float:
+    return 255.0 if show_epsilon(threat.epsilon).endswith("/255") else 1.0
+
+
+def curve_rows(result: AuditResult, threat: ThreatModel, series: str) -> list[dict[str, Any]]:
+    """The points of one curve as rows of the chart ``accuracy_curve``."""
+    points: list[tuple[float, str, Rate]] = [(0.0, "0 (clean)", result.clean_accuracy)]
+    points += [(item.epsilon, show_epsilon(item.epsilon), rate) for item, rate in result.curve(threat)]
+    return [
+        {"epsilon": epsilon * _scale(threat), "label": label, "series": series, **rate.model_dump(exclude={"hits"})}
+        for epsilon, label, rate in points
+    ]

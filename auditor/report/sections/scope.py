@@ -1,0 +1,59 @@
+"""What was audited: the model, the data, the samples."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from auditor.classifier import Normalization
+from auditor.report.blocks import Column, Section, Table, Text
+from auditor.report.section import ReportSection
+from auditor.result import AuditResult
+
+
+class Scope(ReportSection):
+    """Model and data with their hashes, and what the numbers do and do not cover."""
+
+    kind: Literal["scope"] = "scope"
+    order: ClassVar[int] = 70
+
+    def build(self, result: AuditResult) -> Section:
+        model, data = result.provenance.model, result.provenance.dataset
+        facts: dict[str, Any] = {
+            "Model": model.name,
+            "Weights (SHA-256)": model.sha256 or "not stored",
+            "Architecture": _architecture(model.architecture),
+            "Parameters": f"{model.parameters:,}".replace(",", " "),
+            "Input": f"{' x '.join(map(str, model.input_shape))} (channels, height, width), pixels in [0, 1]",
+            "Normalisation (declared)": str(Normalization.model_validate(model.normalization)),
+            "Classes": model.num_classes,
+            "Data set": data.name,
+            "Data (SHA-256)": data.sha256 or "not stored",
+            "Samples audited": f"{len(result.samples)} of {data.samples}, drawn by seed {result.spec.seed}",
+            "Clean accuracy": str(result.clean_accuracy),
+        }
+        return Section(
+            key=self.kind,
+            title="What was audited",
+            blocks=(
+                Table(
+                    columns=(Column(key="name", title="Fact"), Column(key="value", title="Value")),
+                    rows=tuple({"name": name, "value": value} for name, value in facts.items()),
+                ),
+                Text(
+                    text="Robust accuracy is measured, not proved: it is the share of these samples on which the attacks named "
+                    "here found nothing, so it bounds the true robust accuracy from above. Intervals (Wilson, 95 %) cover the "
+                    "choice of the samples, not the choice of the attacks, and hold for data like these alone.",
+                    tone="note",
+                ),
+            ),
+        )
+
+
+def _architecture(architecture: dict[str, Any] | None) -> str:
+    if architecture is None:
+        return "given as a network in Python"
+    parts = [f"{name} {value}" for name, value in architecture.items() if name not in ("kind", "layers")]
+    layers = architecture.get("layers")
+    return ", ".join(
+        [str(architecture["kind"]), *([f"{len(layers)} layers"] if isinstance(layers, list) else []), *parts]
+    )

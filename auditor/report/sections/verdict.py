@@ -1,0 +1,67 @@
+"""The headline: robust accuracy under each threat model, and the doubts about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from auditor.report.blocks import AnyBlock, Measure, Measures, Section, Text
+from auditor.report.section import ReportSection
+from auditor.result import AuditResult
+
+_TONES: dict[str, Literal["note", "warning", "bad"]] = {"info": "note", "warning": "warning", "severe": "bad"}
+
+
+class Verdict(ReportSection):
+    """What the audit found, in one line per threat model, with its interval, its scope and its doubts."""
+
+    kind: Literal["verdict"] = "verdict"
+    order: ClassVar[int] = 10
+
+    def build(self, result: AuditResult) -> Section:
+        blocks: list[AnyBlock] = [Measures(items=(_clean(result), *_robust(result)))]
+        blocks += [Text(text=sentence) for sentence in sentences(result)]
+        for flag in result.flags:
+            parts = (flag.message, f"Evidence: {flag.evidence}." if flag.evidence else "", flag.remedy)
+            blocks.append(Text(text=" ".join(filter(None, parts)), tone=_TONES[flag.severity]))
+        if not result.flags:
+            blocks.append(Text(text="The checks of this audit raised no doubt about these numbers.", tone="good"))
+        return Section(key=self.kind, title="Verdict", blocks=tuple(blocks))
+
+
+def sentences(result: AuditResult) -> list[str]:
+    """The verdict in words, for people who must answer for it; one sentence or two per threat model."""
+    n = len(result.samples)
+    if result.headline_withheld:
+        return [f"Robust accuracy is not established: {result.headline_withheld}"]
+    attacks = ", ".join(dict.fromkeys(attack.display_title() for attack in result.spec.attacks))
+    said = []
+    for threat in result.spec.threats:
+        robust = result.robust_accuracy(threat)
+        said.append(
+            f"Within {threat}, goal {result.spec.goal}, the model keeps the right class on at most {robust} of "
+            f"{n} samples. The attacks tried were {attacks}; a stronger attack can only lower this number."
+        )
+    return said
+
+
+def _clean(result: AuditResult) -> Measure:
+    return result.clean_accuracy.measure(
+        "Clean accuracy", higher_is_better=True, explanation="Share of the unperturbed samples classified correctly."
+    )
+
+
+def _robust(result: AuditResult) -> list[Measure]:
+    explanation = "Share of all samples that are classified correctly and that no attack of this audit fooled."
+    if result.headline_withheld:
+        return [
+            Measure(
+                title=f"Robust accuracy, {threat}: not established", value=None, explanation=result.headline_withheld
+            )
+            for threat in result.spec.threats
+        ]
+    return [
+        result.robust_accuracy(threat).measure(
+            f"Robust accuracy, {threat}", higher_is_better=True, explanation=explanation
+        )
+        for threat in result.spec.threats
+    ]
