@@ -1,0 +1,1 @@
+"""Untrusted bytes to typed manifests: weights, arrays, archives of images. Pure: no database, no web."""
