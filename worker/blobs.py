@@ -1,0 +1,112 @@
+"""Files named by their content: written whole or not at all, checked when they are read, swept when nothing names them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
+from pathlib import Path
+
+from auditor.errors import NotFoundError, ServiceError
+
+KEEP_SECONDS = 86_400
+"""Age at which an unreferenced blob or a temporary file is swept: longer than any row is behind its blob."""
+
+
+class BlobStore:
+    """A folder of files, each named by the SHA-256 of its content."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """An empty folder on the same file system, for files in the making; gone at the end, whatever happens."""
+        parent = self.folder / "staging"
+        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(tempfile.mkdtemp(dir=parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def put(self, content: bytes) -> str:
+        """Keep these bytes; returns their SHA-256. Raises ServiceError when the disk is full."""
+        with self.staging() as folder:
+            file = folder / "content"
+            try:
+                file.write_bytes(content)
+            except OSError as error:
+                raise _disk_error(error) from error
+            return self.take(file)
+
+    def take(self, file: Path) -> str:
+        """Keep a file of the staging folder (it is moved); returns its SHA-256."""
+        sha256 = hash_file(file)
+        target = self._path(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+            file.replace(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            raise _disk_error(error) from error
+        return sha256
+
+    def path(self, sha256: str, *, verify: bool = True) -> Path:
+        """Where a blob lies. Raises NotFoundError when it is missing, ServiceError when its content is damaged."""
+        path = self._path(sha256)
+        if not path.is_file():
+            raise NotFoundError(
+                f"The stored file {sha256[:12]} is missing.", "Add it again, or restore the blobs folder."
+            )
+        if verify and hash_file(path) != sha256:
+            raise ServiceError(
+                f"The stored file {sha256[:12]} is damaged.", "Add it again, or restore the blobs folder."
+            )
+        return path
+
+    def sweep(self, referenced: Set[str], *, older_than: float = KEEP_SECONDS) -> list[str]:
+        """Delete what no row names and what was left half-written, once it is old enough; returns what went."""
+        limit = time.time() - older_than
+        gone = []
+        for path in self.folder.glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.name not in referenced and path.stat().st_mtime < limit:
+                    path.unlink()
+                    gone.append(path.name)
+        for path in (self.folder / "staging").glob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < limit:
+                    shutil.rmtree(path, ignore_errors=True)
+                    gone.append(path.name)
+        return gone
+
+    def _path(self, sha256: str) -> Path:
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise NotFoundError("That is not the name of a stored file.")
+        return self.folder / sha256[:2] / sha256
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_error(error: OSError) -> ServiceError:
+    return ServiceError(f"The file could not be stored ({error.strerror}).", "Free some disk space and try again.")

@@ -1,0 +1,254 @@
+"""A job row's life, and all its SQL: insert, claim, renew, progress, succeed, fail, cancel, release, reap, list."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, case, insert, or_, select, update
+
+from worker.db import Database
+from worker.models import JobRow, ResultRow
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+LOST = "The worker was lost while it ran the job"
+
+
+class Claim(NamedTuple):
+    """A job that is ours to run, as long as our fence is the row's fence."""
+
+    job_id: str
+    kind: str
+    fence: int
+    time_limit: float
+
+
+class Renewal(NamedTuple):
+    """The answer to a heartbeat. ``held``: the job is still ours to run. ``cancel``: somebody asked to stop it.
+    ``ended``: our own runner has written its end.
+    """
+
+    held: bool
+    cancel: bool
+    ended: bool
+
+
+class Reaped(NamedTuple):
+    """What the reaper found: jobs put back into the queue, and jobs given up."""
+
+    requeued: list[str]
+    failed: list[str]
+
+
+class Ledger:
+    """Every change of a job's row is one statement guarded by the state, or the fence, that it relies on."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def insert(
+        self,
+        *,
+        kind: str,
+        title: str,
+        spec: dict[str, Any],
+        queue: str,
+        model_id: str | None,
+        dataset_id: str | None,
+        max_attempts: int,
+        time_limit: float,
+    ) -> str:
+        """A new queued job; it is committed when this returns, so its id may be published."""
+        job_id = uuid.uuid4().hex
+        with self.database.write() as session:
+            session.execute(
+                insert(JobRow).values(
+                    id=job_id, kind=kind, title=title[:400], spec=spec, queue=queue, model_id=model_id, dataset_id=dataset_id,
+                    state="queued", created=self.database.now(), attempts=0, max_attempts=max_attempts, time_limit=time_limit,
+                    fence=0, cancel=False, share=0.0, step="",
+                )
+            )  # fmt: skip
+        return job_id
+
+    def published(self, job_id: str) -> None:
+        """The broker has the job's id."""
+        self._change(JobRow.id == job_id, published=self.database.now())
+
+    def claim(self, job_id: str, owner: str, lease: float) -> Claim | None:
+        """Take a queued job. None when it is taken, done or cancelled: a message that comes twice is harmless."""
+        now = self.database.now()
+        statement = (
+            update(JobRow)
+            .where(JobRow.id == job_id, JobRow.state == "queued", JobRow.cancel.is_(False))
+            .values(
+                state="running", owner=owner, fence=JobRow.fence + 1, lease_until=now + lease, attempts=JobRow.attempts + 1,
+                started=now, share=0.0, step="starting", error=None, hint=None,
+            )
+            .returning(JobRow.id, JobRow.kind, JobRow.fence, JobRow.time_limit)
+        )  # fmt: skip
+        with self.database.write() as session:
+            row = session.execute(statement).first()
+        return Claim(*row) if row is not None else None
+
+    def renew(self, claim: Claim, lease: float) -> Renewal:
+        """Heartbeat: prolong the lease of a job that is ours."""
+        self._change(_ours(claim), lease_until=self.database.now() + lease)
+        return self.look(claim)
+
+    def look(self, claim: Claim) -> Renewal:
+        """How the job stands; it only reads."""
+        with self.database.read() as session:
+            row = session.execute(
+                select(JobRow.state, JobRow.fence, JobRow.cancel).where(JobRow.id == claim.job_id)
+            ).first()
+        if row is None or row.fence != claim.fence:
+            return Renewal(held=False, cancel=False, ended=False)
+        return Renewal(held=row.state == "running", cancel=row.cancel, ended=row.state in ENDED)
+
+    def progress(self, claim: Claim, share: float, step: str) -> bool:
+        """Write how far the job is; False when it is no longer ours or somebody asked to stop it."""
+        return self._change(and_(_ours(claim), JobRow.cancel.is_(False)), share=share, step=step[:200]) == 1
+
+    def succeed(self, claim: Claim, content: str, summary: dict[str, Any]) -> bool:
+        """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours."""
+        with self.database.write() as session:
+            ended = session.execute(
+                update(JobRow)
+                .where(_ours(claim))
+                .values(state="succeeded", share=1.0, step="done", finished=self.database.now(), lease_until=None)
+            )
+            if _count(ended) != 1:
+                return False
+            session.execute(
+                insert(ResultRow).values(
+                    job_id=claim.job_id, created=self.database.now(), content=content, summary=summary
+                )
+            )
+        return True
+
+    def fail(self, claim: Claim, message: str, hint: str = "") -> bool:
+        """The job ends without a result, for a reason that another try would not change."""
+        return self._end(_ours(claim), "failed", message, hint) == 1
+
+    def cancelled(self, claim: Claim) -> bool:
+        """The job stopped because somebody asked for it."""
+        return self._end(and_(_ours(claim), JobRow.cancel.is_(True)), "cancelled", None, None) == 1
+
+    def crashed(self, claim: Claim, message: str, hint: str = "") -> str | None:
+        """The job's process died: back to the queue, or failed when it had its attempts.
+
+        Returns the new state, None when the job was no longer ours.
+        """
+        with self.database.write() as session:
+            return session.execute(
+                update(JobRow).where(_ours(claim)).values(**_back(message, hint, self.database)).returning(JobRow.state)
+            ).scalar()
+
+    def release(self, claim: Claim) -> bool:
+        """The worker shuts down: back to the queue, and this attempt does not count."""
+        values = {"state": "queued", "lease_until": None, "owner": None, "published": None, "step": "", "share": 0.0}
+        return self._change(_ours(claim), attempts=JobRow.attempts - 1, fence=JobRow.fence + 1, **values) == 1
+
+    def request_cancel(self, job_id: str) -> bool:
+        """Ask to stop a job; a queued one ends at once. False when it had ended already."""
+        with self.database.write() as session:
+            waiting = session.execute(
+                update(JobRow)
+                .where(JobRow.id == job_id, JobRow.state == "queued")
+                .values(state="cancelled", cancel=True, finished=self.database.now())
+            )
+            running = session.execute(
+                update(JobRow).where(JobRow.id == job_id, JobRow.state == "running").values(cancel=True)
+            )
+        return _count(waiting) + _count(running) == 1
+
+    def reap(self) -> Reaped:
+        """Jobs whose lease has run out: their worker is lost. A missing lease counts as run out. Safe to call twice."""
+        lost = and_(
+            JobRow.state == "running", or_(JobRow.lease_until.is_(None), JobRow.lease_until < self.database.now())
+        )
+        values = _back(LOST, "", self.database)
+        with self.database.write() as session:
+            rows = session.execute(update(JobRow).where(lost).values(**values).returning(JobRow.id, JobRow.state)).all()
+        return Reaped(
+            [job for job, state in rows if state == "queued"], [job for job, state in rows if state == "failed"]
+        )
+
+    def unpublished(self, older_than: float | None = None) -> list[tuple[str, str]]:
+        """Queued jobs (id, queue) that the broker was never given, or was given so many seconds ago."""
+        stale: ColumnElement[bool] = JobRow.published.is_(None)
+        if older_than is not None:
+            stale = or_(stale, JobRow.published < self.database.now() - older_than)
+        with self.database.read() as session:
+            rows = session.execute(
+                select(JobRow.id, JobRow.queue).where(JobRow.state == "queued", stale).order_by(JobRow.created)
+            )
+            return [(job_id, queue) for job_id, queue in rows]
+
+    def get(self, job_id: str) -> JobRow | None:
+        with self.database.read() as session:
+            return session.get(JobRow, job_id)
+
+    def find(self, key: str) -> Sequence[JobRow]:
+        """The jobs whose id is ``key``, or begins with it where it has at least four characters."""
+        begins = JobRow.id.startswith(key.lower(), autoescape=True) if len(key) >= 4 else JobRow.id == key
+        with self.database.read() as session:
+            return session.scalars(select(JobRow).where(begins).limit(2)).all()
+
+    def result(self, job_id: str) -> ResultRow | None:
+        with self.database.read() as session:
+            return session.get(ResultRow, job_id)
+
+    def list(
+        self, *, kind: str | None = None, model_id: str | None = None, limit: int = 200
+    ) -> list[tuple[JobRow, dict[str, Any] | None]]:
+        """The newest jobs first, each with the summary of its result."""
+        statement = select(JobRow, ResultRow.summary).outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
+        if kind is not None:
+            statement = statement.where(JobRow.kind == kind)
+        if model_id is not None:
+            statement = statement.where(JobRow.model_id == model_id)
+        with self.database.read() as session:
+            rows = session.execute(statement.order_by(JobRow.created.desc(), JobRow.id).limit(limit))
+            return [(job, summary) for job, summary in rows]
+
+    def clock(self) -> float:
+        """The database server's time, seconds since 1970."""
+        with self.database.read() as session:
+            return float(session.execute(select(self.database.now())).scalar_one())
+
+    def _end(self, where: ColumnElement[bool], state: State, message: str | None, hint: str | None) -> int:
+        return self._change(
+            where, state=state, error=message, hint=hint, finished=self.database.now(), lease_until=None
+        )
+
+    def _change(self, where: ColumnElement[bool], **values: Any) -> int:
+        with self.database.write() as session:
+            return _count(session.execute(update(JobRow).where(where).values(**values)))
+
+
+def _ours(claim: Claim) -> ColumnElement[bool]:
+    return and_(JobRow.id == claim.job_id, JobRow.fence == claim.fence, JobRow.state == "running")
+
+
+def _back(message: str, hint: str, database: Database) -> dict[str, Any]:
+    """The new values of a job whose attempt came to nothing: queued again, cancelled, or failed after its last attempt."""
+    spent = JobRow.attempts >= JobRow.max_attempts
+    return {
+        "state": case((JobRow.cancel.is_(True), "cancelled"), (spent, "failed"), else_="queued"),
+        "error": case((and_(spent, JobRow.cancel.is_(False)), message), else_=None),
+        "hint": case((and_(spent, JobRow.cancel.is_(False)), hint), else_=None),
+        "finished": case((or_(spent, JobRow.cancel.is_(True)), database.now()), else_=None),
+        "fence": JobRow.fence + 1,
+        "lease_until": None,
+        "owner": None,
+        "published": None,
+    }
+
+
+def _count(result: Any) -> int:
+    return int(result.rowcount)

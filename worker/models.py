@@ -1,0 +1,100 @@
+"""The tables. Times are seconds since 1970 by the database server's clock; files are named by their SHA-256."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, MetaData, String, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+
+
+class ModelRow(Base):
+    """A registered classifier: an architecture by name, and its weights as a blob."""
+
+    __tablename__ = "model"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    created: Mapped[float] = mapped_column(Float(53))
+    architecture: Mapped[dict[str, Any]] = mapped_column(JSON)
+    normalization: Mapped[dict[str, Any]] = mapped_column(JSON)
+    class_names: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    weights: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class DatasetRow(Base):
+    """A registered data set, as a blob."""
+
+    __tablename__ = "dataset"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    created: Mapped[float] = mapped_column(Float(53))
+    content: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class JobRow(Base):
+    """One job and everything about its life; this row is the truth, the broker only carries its id."""
+
+    __tablename__ = "job"
+    __table_args__ = (Index("ix_job_state_lease", "state", "lease_until"), Index("ix_job_created", "created"))
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(40))
+    title: Mapped[str] = mapped_column(String(400))
+    queue: Mapped[str] = mapped_column(String(40))
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("model.id"))
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"))
+    state: Mapped[str] = mapped_column(String(12))
+    created: Mapped[float] = mapped_column(Float(53))
+    published: Mapped[float | None] = mapped_column(Float(53))
+    started: Mapped[float | None] = mapped_column(Float(53))
+    finished: Mapped[float | None] = mapped_column(Float(53))
+    time_limit: Mapped[float] = mapped_column(Float(53))
+    attempts: Mapped[int] = mapped_column(Integer)
+    max_attempts: Mapped[int] = mapped_column(Integer)
+    owner: Mapped[str | None] = mapped_column(String(100))
+    fence: Mapped[int] = mapped_column(BigInteger)
+    lease_until: Mapped[float | None] = mapped_column(Float(53))
+    cancel: Mapped[bool] = mapped_column(Boolean)
+    share: Mapped[float] = mapped_column(Float(53))
+    step: Mapped[str] = mapped_column(String(200))
+    error: Mapped[str | None] = mapped_column(Text)
+    hint: Mapped[str | None] = mapped_column(Text)
+
+
+class ResultRow(Base):
+    """What a job made: a blob and a few numbers for lists. One per job, whatever happens."""
+
+    __tablename__ = "result"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    created: Mapped[float] = mapped_column(Float(53))
+    content: Mapped[str] = mapped_column(String(64))
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class WorkerRow(Base):
+    """A worker that was heard of, and what it can run."""
+
+    __tablename__ = "worker"
+
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    started: Mapped[float] = mapped_column(Float(53))
+    seen: Mapped[float] = mapped_column(Float(53))
+    queues: Mapped[list[str]] = mapped_column(JSON)
+    devices: Mapped[list[str]] = mapped_column(JSON)

@@ -1,0 +1,93 @@
+"""Models and data sets that were added: all their SQL, and how to load one for work."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import delete, func, or_, select
+from sqlalchemy.exc import IntegrityError
+
+from auditor.errors import MismatchError, NotFoundError, SpecError
+from worker.db import Database
+from worker.models import DatasetRow, JobRow, ModelRow, ResultRow
+
+Row = TypeVar("Row", ModelRow, DatasetRow)
+
+NAME_LENGTH = 200
+
+
+class Registry:
+    """The tables of models and data sets."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def add_model(self, name: str, **values: Any) -> ModelRow:
+        """A new model. Raises SpecError when the name is taken or unusable."""
+        return self._add(ModelRow(id=uuid.uuid4().hex, name=_usable(name), **values))
+
+    def add_dataset(self, name: str, **values: Any) -> DatasetRow:
+        """A new data set. Raises SpecError when the name is taken or unusable."""
+        return self._add(DatasetRow(id=uuid.uuid4().hex, name=_usable(name), **values))
+
+    def models(self) -> Sequence[ModelRow]:
+        return self._all(ModelRow)
+
+    def datasets(self) -> Sequence[DatasetRow]:
+        return self._all(DatasetRow)
+
+    def model(self, key: str) -> ModelRow:
+        """By id, name, or an unambiguous beginning of the id. Raises NotFoundError."""
+        return self._one(ModelRow, key, "model")
+
+    def dataset(self, key: str) -> DatasetRow:
+        """By id, name, or an unambiguous beginning of the id. Raises NotFoundError."""
+        return self._one(DatasetRow, key, "data set")
+
+    def remove(self, row: ModelRow | DatasetRow) -> None:
+        """Forget a model or data set. Raises MismatchError while a job names it; its file is swept later."""
+        table = type(row)
+        column = JobRow.model_id if table is ModelRow else JobRow.dataset_id
+        with self.database.write() as session:
+            used = session.scalar(select(func.count()).select_from(JobRow).where(column == row.id))
+            if used:
+                raise MismatchError(f"{row.name} is used by {used} job(s) and stays.", "Their results name it.")
+            session.execute(delete(table).where(table.id == row.id))
+
+    def referenced_blobs(self) -> set[str]:
+        """The SHA-256 of every file that some row names."""
+        with self.database.read() as session:
+            columns = (ModelRow.weights, DatasetRow.content, ResultRow.content)
+            return {sha256 for column in columns for sha256 in session.scalars(select(column))}
+
+    def _add(self, row: Row) -> Row:
+        try:
+            with self.database.write() as session:
+                row.created = session.scalar(select(self.database.now())) or 0.0
+                session.add(row)
+        except IntegrityError:
+            raise SpecError(f"The name {row.name!r} is taken.", "Choose another name.") from None
+        return row
+
+    def _all(self, table: type[Row]) -> Sequence[Row]:
+        with self.database.read() as session:
+            return session.scalars(select(table).order_by(table.created.desc())).all()
+
+    def _one(self, table: type[Row], key: str, noun: str) -> Row:
+        starts = table.id.startswith(key.lower(), autoescape=True) if len(key) >= 4 else table.id == key
+        with self.database.read() as session:
+            found = session.scalars(select(table).where(or_(table.name == key, starts))).all()
+        named = [row for row in found if key in (row.name, row.id)] or found
+        if len(named) != 1:
+            problem = f"There is no {noun} {key!r}." if not named else f"{key!r} fits {len(named)} {noun}s."
+            raise NotFoundError(problem, f"List them with `auditor {noun.replace(' ', '')}s list`.")
+        return named[0]
+
+
+def _usable(name: str) -> str:
+    name = " ".join(name.split())
+    if not name or len(name) > NAME_LENGTH or not name.isprintable():
+        raise SpecError(f"A name needs 1 to {NAME_LENGTH} printable characters, got {name[:40]!r}.")
+    return name

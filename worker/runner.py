@@ -1,0 +1,101 @@
+"""One job in one process: ``python -m worker.runner JOB FENCE``. It dies with its supervisor."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+
+PR_SET_PDEATHSIG = 1
+PROGRESS_SECONDS = 0.5
+
+
+class Stopped(Exception):
+    """The job is no longer ours, or somebody asked to stop it."""
+
+
+def main() -> int:
+    """Run the job named on the command line; 0 when its row says how it ended."""
+    die_with_parent()
+    return _run(sys.argv[1], int(sys.argv[2]))
+
+
+def die_with_parent() -> None:
+    """Two ways, since each alone has a hole: the kernel's signal, and the end of the pipe that is our standard input."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch_stdin, daemon=True).start()
+
+
+def _watch_stdin() -> None:
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+
+def _run(job_id: str, fence: int) -> int:
+    from auditor.errors import AuditorError
+    from worker.blobs import BlobStore
+    from worker.db import connect
+    from worker.job import JOBS, Context
+    from worker.ledger import Claim, Ledger
+    from worker.logs import get_logger, set_up_logging
+    from worker.registry import Registry
+    from worker.settings import load_settings
+
+    settings = load_settings()
+    set_up_logging(settings)
+    log = get_logger("runner", job=job_id, fence=fence)
+    database = connect(settings)
+    ledger = Ledger(database)
+    row = ledger.get(job_id)
+    if row is None or row.fence != fence:
+        log.warning("the job is not ours")
+        return 0
+    claim = Claim(row.id, row.kind, fence, row.time_limit)
+    last = 0.0
+
+    def on_progress(share: float, step: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_SECONDS:
+            last = time.monotonic()
+            if not ledger.progress(claim, share, step):
+                raise Stopped
+
+    try:
+        job = JOBS.build(row.kind, {name: value for name, value in row.spec.items() if name != "kind"})
+        blobs = BlobStore(settings.blobs)
+        output = job.run(Context(Registry(database), blobs, on_progress))
+        # The blob first, its row second: a crash between leaves a file that the janitor sweeps, never a row without file.
+        written = ledger.succeed(claim, blobs.put(output.content), output.summary)
+        log.info("succeeded" if written else "finished, but the job was no longer ours")
+    except Stopped:
+        ledger.cancelled(claim)
+        log.info("stopped")
+    except AuditorError as error:
+        ledger.fail(claim, error.message, error.hint)
+        log.info("refused", message=error.message)
+    except Exception as error:
+        if _out_of_memory(error):
+            ledger.fail(
+                claim, "The job needs more memory than there is.", "Set a smaller batch_size, or use fewer samples."
+            )
+        else:
+            ledger.fail(claim, "The job stopped on an internal error.", f"The log of job {job_id[:8]} has the details.")
+        log.exception("failed")
+    return 0
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
