@@ -1,0 +1,37 @@
+"""Help that is made from the catalogues: a new attack shows up in it by being there."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from auditor.capability import Capability
+
+
+class CatalogueCommand(TyperCommand):
+    """A command whose help ends with the members of some catalogues (``module:NAME``), read only when help is asked for."""
+
+    catalogues: ClassVar[tuple[str, ...]] = ()
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        for name in self.catalogues:
+            module, _, attribute = name.partition(":")
+            catalogue = getattr(importlib.import_module(module), attribute)
+            with formatter.section(f"{catalogue.noun.capitalize()} kinds (kind:name=value,name=value)"):
+                formatter.write_dl([(member.kind_name(), _described(member)) for member in catalogue])
+        super().format_epilog(ctx, formatter)
+
+
+def _described(member: type[Capability]) -> str:
+    parts = [f"{name}={_default(field)}: {field.description or ''}" for name, field in member.parameters().items()]
+    return " ".join([member.summary(), *(f"[{part}]" for part in parts)])
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "..."
+    value = field.get_default(call_default_factory=True)
+    return str(value).lower() if isinstance(value, bool) else str(value)

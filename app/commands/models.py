@@ -1,0 +1,139 @@
+"""``auditor models``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.catalogue import CatalogueCommand
+from app.commands.show import console, duration, follow, rate, table, when
+from auditor.errors import SpecError
+
+if TYPE_CHECKING:
+    from auditor.architecture import Architecture
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class _AddCommand(CatalogueCommand):
+    catalogues = ("auditor.architecture:ARCHITECTURES",)
+
+
+@app.command(cls=_AddCommand)
+def add(
+    file: Annotated[
+        Path, typer.Argument(help="Weights: .safetensors, or .pt, .pth, .th, .ckpt, .bin with tensors only.")
+    ],
+    architecture: Annotated[
+        str,
+        typer.Option(
+            help="The network: kind:name=value,... (see below); @FILE for JSON, or for layers in PyTorch's notation.",
+        ),
+    ],
+    normalization: Annotated[
+        str, typer.Option(help="What the network expects: a name, or mean/std such as 0.5,0.5,0.5/0.25,0.25,0.25.")
+    ] = "none",
+    channel_order: Annotated[str, typer.Option(help="RGB or BGR.")] = "RGB",
+    value_range: Annotated[str, typer.Option(help="0-1 or 0-255: pixels before mean and std.")] = "0-1",
+    name: Annotated[str, typer.Option(help="Name of the model; by default the file's.")] = "",
+    classes: Annotated[str, typer.Option(help="Comma-separated class names, in the order of the logits.")] = "",
+    dataset: Annotated[str, typer.Option(help="Vet the model on this data set at once.")] = "",
+) -> None:
+    """Check a file of weights, keep it, and vet the model."""
+    from auditor.classifier import parse_normalization
+    from worker.client import Client
+
+    client = Client()
+    client.prepare()
+    normal = parse_normalization(normalization)
+    try:
+        normal = type(normal)(**normal.model_dump() | {"channel_order": channel_order, "value_range": value_range})
+    except ValueError as error:
+        raise SpecError.from_validation("normalisation", error) from None  # type: ignore[arg-type]
+    with _opened(file) as stream:
+        row = client.add_model(
+            stream,
+            file.name,
+            name=name or file.stem,
+            architecture=parse_architecture(architecture),
+            normalization=normal,
+            class_names=[item.strip() for item in classes.split(",")] if classes else None,
+        )
+    console.print(
+        f"Added model {row.name} ({row.id[:8]}): {row.manifest['parameters']:,} parameters, sha256 {row.weights[:12]}."
+    )
+    for note in row.manifest["notes"]:
+        console.print(f"  note: {note}")
+    if dataset:
+        vet(row.id, dataset)
+
+
+@app.command("list")
+def list_models() -> None:
+    """Every model."""
+    from worker.client import Client
+
+    rows = Client().models()
+    table(
+        ("id", "name", "architecture", "parameters", "added (UTC)"),
+        [
+            (row.id[:8], row.name, row.architecture["kind"], f"{row.manifest['parameters']:,}", when(row.created))
+            for row in rows
+        ],
+    )
+
+
+@app.command()
+def vet(model: str, dataset: Annotated[str, typer.Argument(help="A data set to measure accuracy on.")] = "") -> None:
+    """Does the model run as declared, and is its normalisation right? Waits for the answer."""
+    from app.processes import worker_if_none
+    from worker.client import Client
+
+    client = Client()
+    client.prepare()
+    job_id = client.vet(model, dataset or None)
+    with worker_if_none(client):
+        (job,) = follow(client, [job_id])
+    if job.state != "succeeded":
+        raise SpecError(job.error or f"The vetting was {job.state}.", job.hint)
+    card = client.card(job_id)
+    console.print(f"{card.parameters:,} parameters, layers: {card.layer_counts}, {duration(job.seconds)}")
+    if card.accuracy is not None:
+        rows = [("declared", str(card.normalization), rate(card.accuracy.model_dump()))]
+        rows += [(item.name, str(item.normalization), rate(item.accuracy.model_dump())) for item in card.candidates]
+        table(("normalisation", "values", "accuracy [95 %]"), rows)
+    for flag in card.flags:
+        console.print(f"{flag.severity.upper()}: {flag.message} {flag.evidence}. {flag.remedy}")
+    if not card.flags:
+        console.print("No doubts.")
+
+
+def parse_architecture(text: str) -> Architecture:
+    """``kind:name=value``, or ``@FILE`` with JSON (an object with "kind") or layers in PyTorch's notation."""
+    from auditor.architecture import ARCHITECTURES
+
+    if not text.startswith("@"):
+        return ARCHITECTURES.parse(text)
+    with _opened(Path(text[1:])) as file:
+        content = file.read().decode("utf-8", "replace")
+    try:
+        data: Any = json.loads(content)
+    except ValueError:
+        data = {"kind": "sequential", "layers": content}
+    if isinstance(data, list):
+        data = {"kind": "sequential", "layers": data}
+    if not isinstance(data, dict) or "kind" not in data:
+        raise SpecError(
+            f"{text[1:]}: expected a JSON object with a kind, a list of layers, or layers in PyTorch's notation."
+        )
+    return ARCHITECTURES.build(str(data.pop("kind")), data)
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise SpecError(f"{file} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,152 @@
+"""``auditor demo``, ``up``, ``worker``, ``dashboard`` and ``migrate``: the commands that run things."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.commands.show import console, duration, follow
+from app.processes import child, obey_parent, wait_for_worker
+from auditor.errors import AuditorError, ServiceError
+
+if TYPE_CHECKING:
+    from worker.client import Client
+    from worker.settings import Settings
+
+Host = Annotated[str, typer.Option(help="Address to listen on; anything but this machine needs AUDITOR_TOKEN.")]
+Port = Annotated[int, typer.Option(help="Port of the dashboard; 0 takes the setting.")]
+
+
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Run both audits, write the reports, print a summary, and end.")
+    ] = False,
+    reports: Annotated[Path, typer.Option(help="Folder for the reports of --once.")] = Path("reports"),
+    port: Port = 0,
+) -> None:
+    """Seed the sample data and models, start worker and dashboard, and audit both models."""
+    from app.sample import queue_audits, seed
+    from worker.client import Client
+
+    began = time.monotonic()
+    client = Client()
+    client.prepare()
+    seed(client)
+    with ExitStack() as stack:
+        worker_process = stack.enter_context(child(client.settings, "worker", log="worker"))
+        wait_for_worker(client, worker_process)
+        jobs = queue_audits(client, anew=once)
+        if once:
+            _once(client, jobs, reports)
+            console.print(f"Done in {duration(time.monotonic() - began)}.")
+            return
+        address = _start_dashboard(stack, client.settings, port)
+        console.print(f"Two audits of the sample models are under way: {address}/jobs")
+        _wait(worker_process)
+
+
+def up(host: Host = "", port: Port = 0) -> None:
+    """Start a worker and the dashboard."""
+    from worker.client import Client
+
+    client = Client()
+    client.prepare()
+    with ExitStack() as stack:
+        worker_process = stack.enter_context(child(client.settings, "worker", log="worker"))
+        wait_for_worker(client, worker_process)
+        _start_dashboard(stack, client.settings, port, host)
+        _wait(worker_process)
+
+
+def worker(concurrency: Annotated[int, typer.Option(help="Jobs side by side; 0 takes the setting.")] = 0) -> None:
+    """Run jobs from the queue until told to stop."""
+    from worker.db import upgrade
+    from worker.logs import set_up_logging
+    from worker.settings import load_settings
+
+    obey_parent()
+    settings = load_settings()
+    set_up_logging(settings)
+    upgrade(settings)
+    from worker.celery import app, this_worker, worker_queues
+
+    app.worker_main(
+        [
+            "worker",
+            "--pool=threads",
+            f"--concurrency={concurrency or settings.concurrency}",
+            f"--queues={','.join(worker_queues())}",
+            f"--hostname={this_worker().identity}",
+            "--without-gossip",
+            "--without-mingle",
+            "--loglevel=INFO",
+        ]
+    )
+
+
+def dashboard(host: Host = "", port: Port = 0) -> None:
+    """Serve the dashboard until told to stop."""
+    from app.server import serve
+    from worker.settings import load_settings
+
+    obey_parent()
+    settings = load_settings()
+    serve(settings.model_copy(update={"host": host or settings.host, "port": port or settings.port}))
+
+
+def migrate() -> None:
+    """Bring the database to the newest revision."""
+    from worker.db import upgrade
+    from worker.settings import load_settings
+
+    upgrade(load_settings())
+    console.print("The database is up to date.")
+
+
+def _once(client: Client, jobs: list[str], reports: Path) -> None:
+    from app.commands.audits import summary
+    from app.commands.compare import write_text
+
+    ended = follow(client, jobs)
+    for job in ended:
+        if job.state != "succeeded":
+            raise AuditorError(f"The audit {job.title} was {job.state}: {job.error}", job.hint)
+    for job in ended:
+        console.print()
+        summary(client, job)
+        path = reports / f"{job.title.replace(' ', '-').lower()}.html"
+        write_text(path, client.report(job.id))
+        console.print(f"report: {path}")
+
+
+def _start_dashboard(stack: ExitStack, settings: Settings, port: int, host: str = "") -> str:
+    from app.server import address, is_up
+
+    chosen = settings.model_copy(update={"host": host or settings.host, "port": port or settings.port})
+    if is_up(chosen):
+        raise ServiceError(f"Something already answers at {address(chosen)}.", "Choose another --port.")
+    process = stack.enter_context(child(chosen, "dashboard", log="dashboard"))
+    limit = time.monotonic() + 60
+    while not is_up(chosen):
+        if process.poll() is not None or time.monotonic() > limit:
+            raise ServiceError("The dashboard did not start.", f"Its log is {settings.logs / 'dashboard.log'}.")
+        time.sleep(0.2)
+    console.print(f"The dashboard is at {address(chosen)} (Ctrl+C ends it).")
+    return address(chosen)
+
+
+def _wait(worker_process: subprocess.Popen[bytes]) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the same tidy end as Ctrl+C
+    try:
+        while worker_process.poll() is None:
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        console.print("Stopping.")
+        return
+    raise ServiceError("The worker ended.", "Its log says why.")

@@ -1,0 +1,80 @@
+"""How the command line shows things: tables, progress, numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from worker.client import Client, JobView
+
+POLL_SECONDS = 0.4
+
+console = Console(highlight=False)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; one line per row, nothing cut."""
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in rows:
+        drawn.add_row(*("" if value is None else str(value) for value in row))
+    console.print(drawn)
+
+
+def when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def duration(seconds: float | None) -> str:
+    """``42 s``, ``3 min 20 s``, ``2 h 05 min``; a dash where unknown."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rate(data: dict[str, Any] | None) -> str:
+    """A rate of a job's summary with its interval."""
+    if not data or data["value"] is None:
+        return "–"
+    return f"{100 * data['value']:.1f} % [{100 * data['low']:.1f}, {100 * data['high']:.1f}]"
+
+
+def follow(client: Client, job_ids: Sequence[str]) -> list[JobView]:
+    """Show the progress of some jobs until all have ended; returns how they ended."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as progress:
+        bars = {job_id: progress.add_task("", total=1.0, note="") for job_id in job_ids}
+        while True:
+            jobs = [client.job(job_id) for job_id in job_ids]
+            for job in jobs:
+                progress.update(
+                    bars[job.id],
+                    completed=1.0 if job.state == "succeeded" else job.share,
+                    description=job.title,
+                    note=_note(job),
+                )
+            if all(job.ended for job in jobs):
+                return jobs
+            time.sleep(POLL_SECONDS)
+
+
+def _note(job: JobView) -> str:
+    if job.state == "running":
+        left = f", about {duration(job.eta)} left" if job.eta is not None else ""
+        return f"{job.step}{left}"
+    if job.state == "queued":
+        return job.notice
+    return f"{job.state} {job.error}".strip()

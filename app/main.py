@@ -1,0 +1,28 @@
+"""The page frame: navigation, and the notice that no worker runs."""
+
+from pathlib import Path
+
+import streamlit as st
+
+from app.state import client
+
+PAGES = {
+    "Audit": [
+        st.Page("views/start.py", title="Start", icon=":material/home:", url_path="start", default=True),
+        st.Page("views/new_audit.py", title="New audit", icon=":material/play_arrow:", url_path="new-audit"),
+        st.Page("views/jobs.py", title="Jobs", icon=":material/list:", url_path="jobs"),
+        st.Page("views/result.py", title="Result", icon=":material/monitoring:", url_path="result"),
+        st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+    ],
+    "Library": [
+        st.Page("views/models.py", title="Models", icon=":material/hub:", url_path="models"),
+        st.Page("views/datasets.py", title="Datasets", icon=":material/image:", url_path="datasets"),
+    ],
+}
+
+st.set_page_config(page_title="Neuron Auditor", page_icon=str(Path(__file__).parent / "icon.png"), layout="wide")
+page = st.navigation(PAGES)
+with st.sidebar:
+    if not client().workers():
+        st.warning("No worker is running: jobs wait. Start one with `auditor worker`.")
+page.run()

@@ -1,0 +1,78 @@
+"""Processes of ours that run beside each other: a worker and a dashboard, which end when their parent does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from auditor.errors import ServiceError
+
+if TYPE_CHECKING:
+    from worker.client import Client
+    from worker.settings import Settings
+
+WATCH = "AUDITOR_DIE_WITH_PARENT"
+"""Set for our children: they end when their standard input does, so that none outlives a killed parent."""
+
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+
+
+@contextmanager
+def child(settings: Settings, *arguments: str, log: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``auditor ARGUMENTS`` as a process of ours, its output in the log folder; asked to end, then killed, at the end."""
+    settings.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (settings.logs / f"{log}.log").open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "app.cli", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            env={**settings.environment(), WATCH: "1"},
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+@contextmanager
+def worker_if_none(client: Client) -> Iterator[None]:
+    """Make sure that a worker is running while inside."""
+    with ExitStack() as stack:
+        if not client.workers():
+            process = stack.enter_context(child(client.settings, "worker", log="worker"))
+            wait_for_worker(client, process)
+        yield
+
+
+def wait_for_worker(client: Client, process: subprocess.Popen[bytes]) -> None:
+    """Until the worker has said that it is there. Raises ServiceError when it ends or takes too long."""
+    limit = time.monotonic() + START_SECONDS
+    while not any(f"-{process.pid}-" in row.id for row in client.workers()):
+        if process.poll() is not None or time.monotonic() > limit:
+            raise ServiceError("The worker did not start.", f"Its log is {client.settings.logs / 'worker.log'}.")
+        time.sleep(0.2)
+
+
+def obey_parent() -> None:
+    """Called at the start of our own long-running commands."""
+    if os.environ.pop(WATCH, ""):
+        from worker.runner import die_with_parent
+
+        die_with_parent()

@@ -1,0 +1,120 @@
+"""Draws the blocks of a section on the page; the report draws the same blocks as HTML."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+import streamlit as st
+
+from app.text import plain
+from auditor.report.blocks import (
+    AnyBlock,
+    Figure,
+    Images,
+    Measures,
+    Section,
+    Table,
+    Text,
+    show_interval,
+    show_measure,
+    show_value,
+)
+from auditor.report.charts import PICK, draw
+
+Detail = Callable[[tuple[str, ...]], tuple[AnyBlock, ...]]
+"""What opens behind a mark, by the path of marks that were clicked: (layer,), then (layer, neuron)."""
+
+
+def section(item: Section, detail: Detail | None = None) -> None:
+    """A whole section under its title."""
+    st.header(item.title, anchor=item.key)
+    for index, block in enumerate(item.blocks):
+        draw_block(block, f"{item.key}-{index}", detail, ())
+
+
+def draw_block(block: AnyBlock, key: str, detail: Detail | None, path: tuple[str, ...]) -> None:
+    """One block; ``key`` is unique on the page."""
+    match block:
+        case Text():
+            _text(block)
+        case Measures():
+            _measures(block)
+        case Table():
+            _table(block)
+        case Figure():
+            _figure(block, key, detail, path)
+        case Images():
+            _images(block)
+
+
+def _text(block: Text) -> None:
+    show = {"note": st.info, "good": st.success, "warning": st.warning, "bad": st.error}.get(block.tone)
+    if block.tone == "code":
+        st.code(block.text, language="json")
+    elif show is not None:
+        show(plain(block.text))
+    else:
+        st.markdown(plain(block.text))
+
+
+def _measures(block: Measures) -> None:
+    for column, item in zip(st.columns(len(block.items)), block.items, strict=True):
+        with column:
+            st.metric(plain(item.title), show_measure(item), help=plain(item.explanation) or None)
+            st.caption(plain(show_interval(item)))
+
+
+def _table(block: Table) -> None:
+    if block.title:
+        st.subheader(plain(block.title), anchor=False)
+    # Streamlit reads a table's cells as markdown, so every one of them is escaped.
+    rows = [
+        {plain(column.title): plain(show_value(row.get(column.key), column.format)) for column in block.columns}
+        for row in block.rows
+    ]
+    st.table(rows, hide_index=True)
+    if block.caption:
+        st.caption(plain(block.caption))
+
+
+def _figure(block: Figure, key: str, detail: Detail | None, path: tuple[str, ...]) -> None:
+    st.subheader(plain(block.title), anchor=False)
+    if not block.select or detail is None:
+        st.altair_chart(draw(block), key=key, alt=block.title)
+        st.caption(plain(block.reading))
+        return
+    event = st.altair_chart(draw(block), key=key, on_select="rerun", selection_mode=PICK, alt=block.title)
+    st.caption(plain(f"{block.reading} Click a mark, or choose below, to open it."))
+    chosen = _chosen(block, key, event)
+    if chosen:
+        with st.container(border=True):
+            for index, inner in enumerate(detail((*path, chosen))):
+                draw_block(inner, f"{key}-{chosen}-{index}", detail, (*path, chosen))
+
+
+def _chosen(block: Figure, key: str, event: object) -> str:
+    """The mark that is open: the last one clicked or chosen; it stands in the page's address, so that a link opens it too."""
+    names = list(dict.fromkeys(str(row[block.select]) for row in block.rows))
+    picked = event["selection"].get(PICK) if isinstance(event, dict) else None
+    clicked = str(picked[0][block.select]) if picked else ""
+    box, seen = f"{key}-box", f"{key}-clicked"
+    if clicked and clicked != st.session_state.get(seen):
+        st.session_state[box] = clicked
+    st.session_state[seen] = clicked
+    if box not in st.session_state and st.query_params.get(block.select) in names:
+        st.session_state[box] = st.query_params[block.select]
+    chosen = st.selectbox(f"Open a {block.select}", names, index=None, key=box, placeholder=f"Choose a {block.select}")
+    if chosen:
+        st.query_params[block.select] = chosen
+    return str(chosen or "")
+
+
+def _images(block: Images) -> None:
+    st.caption(plain(block.reading))
+    for start in range(0, len(block.rows), 2):
+        for column, row in zip(st.columns(2), block.rows[start : start + 2], strict=False):
+            with column, st.container(border=True):
+                st.markdown(f"**{plain(row.title)}**")
+                for cell, image in zip(st.columns(len(row.images)), row.images, strict=True):
+                    cell.image(base64.b64decode(image.data), caption=plain(image.caption), width="stretch")

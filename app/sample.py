@@ -1,0 +1,56 @@
+"""The shipped sample as the product's first content: a data set, two models, and an audit of each."""
+
+from __future__ import annotations
+
+from auditor.audit_spec import AuditSpec
+from auditor.classifier import NORMALIZATIONS
+from auditor.errors import NotFoundError
+from auditor.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, IMAGES, WEIGHTS
+from worker.client import Client
+
+DATASET = "Fashion-MNIST sample"
+MODELS = {"plain": "Fashion plain", "robust": "Fashion robust"}
+
+SPEC = AuditSpec.load(
+    {
+        "threats": [{"norm": "linf", "epsilon": EPSILON}],
+        "attacks": [{"kind": "fgsm"}, {"kind": "pgd", "steps": 10, "step_size": 0.25}],
+        "curve": [0.1, 0.25, 0.5, 0.75, 1.5, 2.0],
+        "samples": 1000,
+    }
+)
+
+
+def seed(client: Client) -> None:
+    """Add the sample's data set and models where they are missing; twice is harmless."""
+    try:
+        client.dataset(DATASET)
+    except NotFoundError:
+        with IMAGES.open("rb") as file:
+            client.add_dataset(file, IMAGES.name, name=DATASET)
+    for key, name in MODELS.items():
+        try:
+            client.model(name)
+        except NotFoundError:
+            with WEIGHTS[key].open("rb") as file:
+                client.add_model(
+                    file,
+                    WEIGHTS[key].name,
+                    name=name,
+                    architecture=ARCHITECTURE,
+                    normalization=NORMALIZATIONS["none"],
+                    class_names=CLASS_NAMES,
+                )
+            client.vet(name, DATASET)
+
+
+def queue_audits(client: Client, *, anew: bool) -> list[str]:
+    """An audit of each sample model; one that is under way or done is taken instead, unless ``anew``."""
+    jobs = []
+    for name in MODELS.values():
+        model = client.model(name)
+        earlier = [
+            job for job in client.jobs(kind="audit", model_id=model.id) if job.state not in ("failed", "cancelled")
+        ]
+        jobs.append(earlier[0].id if earlier and not anew else client.audit(name, DATASET, SPEC))
+    return jobs

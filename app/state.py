@@ -1,0 +1,64 @@
+"""What the pages share: the client, cached results, and the address of a view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from app.text import plain
+from auditor.report.blocks import Section
+from auditor.report.section import document
+from auditor.result import AuditResult
+from worker.client import Client, JobView
+
+
+@st.cache_resource(show_spinner=False)
+def client() -> Client:
+    """One client for all sessions; it holds a pool of connections and no state of a user."""
+    return Client()
+
+
+@st.cache_resource(show_spinner="Reading the result", max_entries=16)
+def audit_result(job_id: str) -> AuditResult:
+    """A result never changes, so it is read once."""
+    return client().audit_result(job_id)
+
+
+@st.cache_resource(show_spinner="Drawing the result", max_entries=16)
+def sections(job_id: str) -> list[Section]:
+    return document(audit_result(job_id))
+
+
+@st.cache_data(show_spinner="Writing the report", max_entries=8)
+def report(job_id: str) -> str:
+    return client().report(job_id)
+
+
+def parameter(name: str) -> str:
+    """A value of the page's address, empty when it is not there."""
+    return str(st.query_params.get(name, ""))
+
+
+def choose_job(label: str, name: str, jobs: Sequence[JobView]) -> str:
+    """A select box of finished audits whose choice stands in the page's address under ``name``; returns the id or ""."""
+    ids = [job.id for job in jobs]
+    titles = {job.id: f"{job.title} · {job.id[:8]}" for job in jobs}
+    current = parameter(name)
+    if current and current not in ids:
+        matches = [job_id for job_id in ids if len(current) >= 4 and job_id.startswith(current)]
+        current = matches[0] if len(matches) == 1 else current
+    if current and current not in ids:
+        st.warning(f"There is no finished audit {plain(current)}. Choose one of these.")
+    index = ids.index(current) if current in ids else None
+    chosen = st.selectbox(
+        label,
+        ids,
+        index=index,
+        format_func=lambda job_id: titles[job_id],
+        placeholder="Choose an audit",
+        key=f"choose-{name}",
+    )
+    if chosen:
+        st.query_params[name] = chosen
+    return str(chosen or "")

@@ -1,0 +1,62 @@
+"""Jobs: live progress, time left, cancel, and why a job failed or waits."""
+
+from typing import Literal
+
+import streamlit as st
+
+from app.commands.show import duration, when
+from app.state import client, parameter
+from app.text import plain
+from worker.client import JobView
+
+Colour = Literal["gray", "blue", "green", "red", "orange"]
+MARKS: dict[str, Colour] = {
+    "queued": "gray",
+    "running": "blue",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "orange",
+}
+
+
+def card(job: JobView, *, opened: bool) -> None:
+    """One job with what can be done about it."""
+    with st.container(border=True):
+        left, middle, right = st.columns([5, 2, 2], vertical_alignment="center")
+        left.markdown(f"**{plain(job.title)}** · {job.kind} · `{job.id[:8]}`")
+        middle.badge(job.state, color=MARKS[job.state])
+        right.caption(f"{when(job.created)} UTC")
+        if job.state == "running":
+            time_left = f", about {duration(job.eta)} left" if job.eta is not None else ""
+            st.progress(job.share, text=plain(f"{100 * job.share:.0f} %: {job.step}{time_left}"))
+        if job.notice:
+            st.caption(plain(job.notice))
+        if job.error:
+            st.error(f"{plain(job.error)} {plain(job.hint)}".strip())
+        buttons = st.columns(4)
+        if not job.ended and buttons[0].button("Cancel", key=f"cancel-{job.id}"):
+            client().cancel(job.id)
+            st.rerun(scope="fragment")
+        if job.state == "succeeded" and job.kind == "audit":
+            buttons[0].page_link("views/result.py", label="Open the result", query_params={"audit": job.id})
+        if job.state == "succeeded" and job.kind == "vet":
+            buttons[0].page_link(
+                "views/models.py", label="Open the model's card", query_params={"model": str(job.model_id)}
+            )
+        if opened:
+            st.caption(f"attempts: {job.attempts}, time so far: {duration(job.seconds)}")
+
+
+@st.fragment(run_every=1.0)
+def board() -> None:
+    """The board refreshes itself; the rest of the page stays as it is."""
+    chosen = parameter("job")
+    jobs = client().jobs(limit=50)
+    if not jobs:
+        st.info("No jobs yet. Queue one under New audit.")
+    for job in sorted(jobs, key=lambda job: job.id != chosen):
+        card(job, opened=job.id == chosen)
+
+
+st.title("Jobs")
+board()

@@ -1,0 +1,102 @@
+"""New audit: a form made from the catalogue of attacks and analyses."""
+
+from typing import Any
+
+import streamlit as st
+
+from app import forms
+from app.state import client, parameter
+from app.text import plain
+from auditor.analysis import ANALYSES
+from auditor.attack import ATTACKS
+from auditor.audit_spec import AuditSpec
+from auditor.capability import Catalog
+from auditor.criterion import Targeted
+from auditor.errors import AuditorError, SpecError
+from auditor.threat import Norm
+
+
+def choose(label: str, rows: list[Any], name: str) -> str | None:
+    """A model or a data set by name; its id may stand in the page's address."""
+    names = {row.id: row.name for row in rows}
+    ids = list(names)
+    index = ids.index(parameter(name)) if parameter(name) in ids else (0 if len(ids) == 1 else None)
+    chosen = st.selectbox(
+        label, ids, index=index, format_func=names.__getitem__, key=f"audit-{name}", placeholder="Choose"
+    )
+    if chosen:
+        st.query_params[name] = chosen
+    return chosen
+
+
+def members(label: str, catalog: Catalog[Any], default: list[str]) -> list[Any]:
+    """Pick members of a catalogue and set their parameters."""
+    titles = {member.kind_name(): member.display_title() for member in catalog}
+    kinds = st.multiselect(label, list(titles), default, format_func=titles.__getitem__, key=f"audit-{catalog.noun}")
+    made = []
+    for kind in kinds:
+        member = catalog[kind]
+        with st.expander(f"{member.display_title()}: settings"):
+            st.caption(plain(member.summary()))
+            made.append(forms.capability(catalog, kind, f"audit-{catalog.noun}"))
+    return made
+
+
+def goal() -> dict[str, Any]:
+    """What the attacker wants."""
+    wanted = st.radio(
+        "Goal", ["untargeted", "targeted"], horizontal=True, key="audit-goal",
+        help="Untargeted: any wrong class. Targeted: one particular class.",
+    )  # fmt: skip
+    return {"kind": wanted} | (forms.fields(Targeted, "audit-targeted", skip=("kind",)) if wanted == "targeted" else {})
+
+
+def numbers(text: str, what: str) -> list[str]:
+    """Items of a comma-separated list."""
+    items = [item.strip() for item in text.replace(";", ",").split(",") if item.strip()]
+    if not items:
+        raise SpecError(f"{what}: expected at least one number, got nothing.")
+    return items
+
+
+def spec() -> dict[str, Any]:
+    """The whole form; a SpecError says what is wrong with a value."""
+    left, right = st.columns(2)
+    norm = left.selectbox("Norm", list(Norm), format_func=lambda item: item.symbol, key="audit-norm")
+    epsilons = right.text_input(
+        "Epsilon", "8/255", key="audit-epsilon",
+        help="Largest perturbation of pixels in [0, 1]: a number or a fraction. Several, with commas, give several headlines.",
+    )  # fmt: skip
+    chosen_goal = goal()
+    attacks = members("Attacks", ATTACKS, ["fgsm", "pgd"])
+    analyses = members("Analyses", ANALYSES, list(ANALYSES.members))
+    with st.expander("Samples, curve, seed and device"):
+        plain_fields = ("samples", "analysis_samples", "gallery", "seed", "batch_size", "device")
+        values = forms.fields(AuditSpec, "audit", only=plain_fields)
+        curve = st.text_input(
+            "Curve", "0.25, 0.5, 2", key="audit-curve", help=AuditSpec.model_fields["curve"].description
+        )
+    if not attacks:
+        raise SpecError("attacks: choose at least one.")
+    threats = [{"norm": norm, "epsilon": item} for item in numbers(epsilons, "epsilon")]
+    points = numbers(curve, "curve") if curve.strip() else []
+    return values | {"threats": threats, "goal": chosen_goal, "attacks": attacks, "analyses": analyses, "curve": points}
+
+
+st.title("New audit")
+models, datasets = list(client().models()), list(client().datasets())
+if not models or not datasets:
+    st.info("An audit needs a model and a data set. Add them under Models and Datasets.")
+    st.stop()
+first, second = st.columns(2)
+with first:
+    model = choose("Model", models, "model")
+with second:
+    dataset = choose("Data set", datasets, "dataset")
+try:
+    values = spec()
+    if st.button("Queue the audit", type="primary", key="audit-queue", disabled=not (model and dataset)):
+        job_id = client().audit(str(model), str(dataset), AuditSpec.load(values))
+        st.switch_page("views/jobs.py", query_params={"job": job_id})
+except AuditorError as error:
+    st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
