@@ -1,0 +1,229 @@
+"""The pages without a browser: what they show, what they queue, and what they say to wrong files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from auditor.audit_spec import AuditSpec
+from tests import hostile
+from tests.worker.world import World, make_world, quick_spec
+from worker.models import JobRow
+from worker.settings import Settings
+
+MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
+
+
+@pytest.fixture
+def world(settings: Settings) -> World:
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    return make_world(settings)
+
+
+def opened(view: str, **parameters: str) -> AppTest:
+    page = AppTest.from_file(MAIN, default_timeout=120)
+    page.run()
+    page.switch_page(f"views/{view}.py")
+    for name, value in parameters.items():
+        page.query_params[name] = value
+    page.run()
+    assert not page.exception
+    return page
+
+
+def finished_audit(world: World) -> str:
+    """An audit with its result, as if a worker had run it."""
+    from worker.blobs import BlobStore
+    from worker.job import Context
+
+    client = world.client
+    job_id = client.audit("tiny", "random", quick_spec())
+    claim = client.ledger.claim(job_id, "test", 60)
+    assert claim is not None
+    output = client.request(job_id).run(
+        Context(client.registry, BlobStore(client.settings.blobs), lambda share, step: None)
+    )
+    assert client.ledger.succeed(claim, client.blobs.put(output.content), output.summary)
+    return job_id
+
+
+def texts(page: AppTest) -> str:
+    parts = [
+        item.value
+        for kind in (page.markdown, page.caption, page.error, page.warning, page.info, page.success)
+        for item in kind
+    ]
+    return " ".join(str(part).replace("\\", "") for part in parts)
+
+
+@pytest.mark.parametrize("view", ["start", "new_audit", "jobs", "result", "compare", "models", "datasets"])
+def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> None:
+    from worker.client import Client
+
+    st.cache_resource.clear()
+    Client(settings).prepare()
+    assert opened(view).title[0].value
+
+
+@pytest.mark.parametrize(
+    ("view", "parameters"),
+    [
+        ("models", {"model": "nobody"}), ("datasets", {"dataset": "nobody"}), ("result", {"audit": "nobody"}),
+        ("compare", {"a": "x", "b": "y"}), ("jobs", {"job": "nobody"}), ("new_audit", {"model": "<script>"}),
+    ],
+)  # fmt: skip
+def test_an_address_of_nothing_is_answered_in_a_sentence(world: World, view: str, parameters: dict[str, str]) -> None:
+    finished_audit(world)
+    page = AppTest.from_file(MAIN, default_timeout=120)
+    page.run()
+    page.switch_page(f"views/{view}.py")
+    for name, value in parameters.items():
+        page.query_params[name] = value
+    page.run()
+    shown = texts(page) + " ".join(str(item.value) for item in page.exception)
+    assert "Traceback" not in shown
+    for item in page.exception:  # what the server turns into a sentence
+        assert "There is no" in item.value
+
+
+def test_the_form_of_an_audit_queues_exactly_what_it_shows(world: World) -> None:
+    page = opened("new_audit", model=world.model_id, dataset=world.dataset_id)
+    page.text_input(key="audit-epsilon").set_value("4/255, 8/255")
+    page.multiselect(key="audit-attack").set_value(["pgd"]).run()
+    page.number_input(key="audit-attack-pgd-steps").set_value(7)
+    page.text_input(key="audit-samples").set_value("25")
+    page.text_input(key="audit-curve").set_value("2").run()
+    page.button(key="audit-queue").click().run()
+    assert page.title[0].value == "Jobs"
+    (job,) = world.client.jobs(kind="audit")
+    spec: AuditSpec = world.client.request(job.id).audit  # type: ignore[attr-defined]
+    assert [str(threat) for threat in spec.threats] == ["L∞ ε = 4/255", "L∞ ε = 8/255"]
+    assert [attack.describe() for attack in spec.attacks] == ["pgd:steps=7,step_size=0.25,random_start=true,restarts=1"]
+    assert (spec.samples, spec.curve, spec.batch_size) == (25, (2.0,), None)
+    assert "No worker is running" in texts(page)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("audit-epsilon", "eight", "epsilon: expected a valid number"),
+        ("audit-epsilon", "", "epsilon: expected at least one number"),
+        ("audit-samples", "-3", "samples: expected greater than or equal to 1"),
+        ("audit-curve", "a", "curve.0: expected a valid number"),
+    ],
+)
+def test_a_wrong_value_is_named_and_nothing_is_queued(world: World, key: str, value: str, said: str) -> None:
+    page = opened("new_audit", model=world.model_id, dataset=world.dataset_id)
+    page.text_input(key=key).set_value(value).run()
+    if any(button.key == "audit-queue" for button in page.button):
+        page.button(key="audit-queue").click().run()
+    assert said in texts(page)
+    assert world.client.jobs() == []
+
+
+def test_no_attack_is_no_audit(world: World) -> None:
+    page = opened("new_audit", model=world.model_id, dataset=world.dataset_id)
+    page.multiselect(key="audit-attack").set_value([]).run()
+    assert "attacks: choose at least one" in texts(page)
+
+
+def test_a_result_shows_its_headline_its_layers_and_a_neuron(world: World) -> None:
+    job = finished_audit(world)
+    result = world.client.audit_result(job)
+    page = opened("result", audit=job[:8])
+    robust = result.robust_accuracy(result.spec.threats[0])
+    assert [metric.value for metric in page.metric][:2] == [
+        f"{100 * (result.clean_accuracy.value or 0):.1f} %", f"{100 * (robust.value or 0):.1f} %",
+    ]  # fmt: skip
+    assert f"n = {len(result.samples)}" in texts(page)
+    layers = next(box for box in page.selectbox if box.label == "Open a layer")
+    layers.set_value("0").run()
+    neurons = next(box for box in page.selectbox if box.label == "Open a neuron")
+    neurons.set_value("3").run()
+    shown = {metric.label.replace("\\", ""): metric.value for metric in page.metric}
+    expected = result.findings[0].data["layers"][0]["sensitivity"][3]
+    assert shown["Sensitivity of neuron 3"] == f"{expected:.4g}"
+    assert not page.exception
+
+
+def test_compare_shows_both_audits(world: World) -> None:
+    first, second = finished_audit(world), finished_audit(world)
+    page = opened("compare", a=first, b=second)
+    assert "What differs" in [header.value for header in page.header]
+    assert not page.error
+
+
+def test_a_failed_job_shows_its_error_and_hint_and_a_queued_one_can_be_cancelled(world: World) -> None:
+    ledger = world.client.ledger
+    failed, waiting = (world.client.audit("tiny", "random", quick_spec()) for _ in range(2))
+    claim = ledger.claim(failed, "test", 60)
+    assert claim is not None
+    ledger.fail(claim, "It went <b>wrong</b>.", "Do [this](http://evil.example).")
+    page = opened("jobs")
+    assert "It went <b>wrong</b>. Do [this](http://evil.example)." in texts(page)
+    assert r"\[this\]" in page.error[0].value, "what a job says is never markdown"
+    page.button(key=f"cancel-{waiting}").click().run()
+    assert world.client.job(waiting).state == "cancelled"
+
+
+def test_the_page_says_what_a_mismatch_is(world: World) -> None:
+    with world.client.database.write() as session:
+        dataset = world.client.dataset("random")
+        dataset.manifest = dataset.manifest | {"shape": [1, 28, 28]}
+        session.merge(dataset)
+    page = opened("new_audit", model=world.model_id, dataset=world.dataset_id)
+    page.button(key="audit-queue").click().run()
+    assert "takes images of 3x6x6 (channels, height, width), the data set random has 1x28x28" in texts(page)
+
+
+@pytest.mark.parametrize("name", hostile.MODELS)
+def test_a_wrong_model_gets_one_sentence_and_leaves_nothing(world: World, name: str) -> None:
+    filename, make, said = hostile.MODELS[name]
+    page = opened("models", add="1")
+    page.file_uploader(key="model-file").upload(filename, make(), "application/octet-stream")
+    page.selectbox(key="model-architecture").set_value("resnet18-cifar").run()
+    page.number_input(key="model-resnet18-cifar-width_factor").set_value(0.0625)
+    page.button(key="model-add").click().run()
+    refused(page, world, said)
+
+
+@pytest.mark.parametrize("name", hostile.DATASETS)
+def test_a_wrong_data_set_gets_one_sentence_and_leaves_nothing(world: World, name: str) -> None:
+    filename, make, said = hostile.DATASETS[name]
+    page = opened("datasets")
+    page.file_uploader(key="dataset-file").upload(filename, make(), "application/octet-stream").run()
+    page.button(key="dataset-add").click().run()
+    refused(page, world, said)
+
+
+def refused(page: AppTest, world: World, said: str) -> None:
+    assert not page.exception
+    (error,) = page.error
+    assert re.search(said, error.value.replace("\\", "")), error.value
+    assert len(world.client.models()) == len(world.client.datasets()) == 1
+    blobs = [path for path in world.client.settings.blobs.rglob("*") if path.is_file()]
+    assert len(blobs) == 2, "only the world's own two"
+    assert list((world.client.settings.blobs / "staging").iterdir()) == []
+
+
+def test_a_right_model_is_kept_and_vetted(world: World) -> None:
+    page = opened("models", add="1")
+    page.file_uploader(key="model-file").upload(
+        "net.pt", hostile.saved(hostile.tiny_state()), "application/octet-stream"
+    )
+    page.text_input(key="model-name").set_value("my net")
+    page.selectbox(key="model-architecture").set_value("resnet18-cifar").run()
+    page.number_input(key="model-resnet18-cifar-width_factor").set_value(0.0625)
+    page.button(key="model-add").click().run()
+    assert not page.error
+    row = world.client.model("my net")
+    assert row.architecture["kind"] == "resnet18-cifar"
+    (job,) = world.client.jobs(kind="vet")
+    assert (job.model_id, job.dataset_id) == (row.id, None), "the data set does not fit, so it is vetted without"
+    assert page.query_params["model"] == [row.id] or page.query_params["model"] == row.id
+    assert isinstance(world.client.ledger.get(job.id), JobRow)

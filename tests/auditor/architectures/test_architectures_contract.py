@@ -1,0 +1,182 @@
+"""What every architecture of the catalogue keeps to, whoever adds it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from textwrap import dedent
+
+import jsonschema
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from auditor.architecture import ARCHITECTURES, Architecture
+from auditor.errors import SpecError
+
+members = pytest.mark.parametrize("member", list(ARCHITECTURES), ids=lambda member: member.kind_name())
+
+BORROWED = "torchvision"
+"""The one family whose modules are written elsewhere, with inplace and functional activations."""
+
+
+def on_meta(spec: Architecture) -> nn.Module:
+    with torch.device("meta"):
+        return spec.build()
+
+
+@members
+def test_builds_without_memory_and_for_real_with_the_same_tensors(member: type[Architecture]) -> None:
+    spec = member()
+    outline, network = on_meta(spec).state_dict(), spec.build().state_dict()
+    assert all(tensor.is_meta for tensor in outline.values())
+    assert not any(tensor.is_meta for tensor in network.values())
+    assert {k: (v.shape, v.dtype) for k, v in outline.items()} == {k: (v.shape, v.dtype) for k, v in network.items()}
+
+
+@members
+def test_two_images_give_two_rows_of_logits(member: type[Architecture]) -> None:
+    spec = member()
+    with torch.no_grad():
+        logits = spec.build().eval()(torch.rand(2, *spec.input_shape))
+    assert logits.shape == (2, spec.num_classes)
+    assert logits.isfinite().all()
+
+
+@members
+def test_takes_other_classes_and_channels(member: type[Architecture]) -> None:
+    spec = member(num_classes=7, channels=4)
+    with torch.device("meta"), torch.no_grad():
+        assert spec.build().eval()(torch.rand(2, *spec.input_shape)).shape == (2, 7)
+
+
+@members
+def test_survives_json_and_fits_its_schema(member: type[Architecture]) -> None:
+    spec = member(num_classes=7, channels=2)
+    assert member.model_validate_json(spec.model_dump_json()) == spec
+    jsonschema.validate(spec.model_dump(mode="json"), ARCHITECTURES.json_schema())
+
+
+@members
+def test_every_activation_is_a_module_of_its_own(member: type[Architecture]) -> None:
+    """Analyses hook layers by module: each is called once per image, and no activation runs outside a module."""
+    if member.kind_name() == BORROWED:
+        pytest.skip("torchvision's own modules")
+    spec = member()
+    network = spec.build().eval()
+    calls: Counter[str] = Counter()
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    with torch.no_grad(), ActivationsSeen() as seen:
+        network(torch.rand(2, *spec.input_shape))
+    assert set(calls.values()) == {1}
+    leaves = {name for name, module in network.named_modules() if not list(module.children())}
+    assert leaves <= set(calls)
+    activations = [module for module in network.modules() if type(module).__module__ == nn.ReLU.__module__]
+    assert seen.count == len(activations) > 0
+    assert not any(getattr(module, "inplace", False) for module in network.modules())
+
+
+ACTIVATIONS = {"relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "softplus", "hardtanh", "hardswish"}
+
+
+class ActivationsSeen(TorchDispatchMode):
+    """Counts the activations that PyTorch computes, whoever asks for them."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += func.__name__.split(".")[0].rstrip("_") in {
+            "relu",
+            "tanh",
+            "sigmoid",
+            "clamp_min",
+            "gelu",
+            "silu",
+        }
+        return func(*args, **(kwargs or {}))
+
+
+@members
+def test_compact_text_gives_the_numbers_as_numbers(member: type[Architecture]) -> None:
+    spec = ARCHITECTURES.parse(f"{member.kind_name()}:num_classes=7")
+    assert spec == member(num_classes=7)
+    assert spec.describe().startswith(member.kind_name())
+
+
+def test_numbers_to_choose_from_may_come_as_text() -> None:
+    assert ARCHITECTURES.parse("vgg:depth=11") == ARCHITECTURES["vgg"](depth=11)
+    with pytest.raises(SpecError, match="depth: expected 11, 13, 16 or 19, got 12"):
+        ARCHITECTURES.parse("vgg:depth=12")
+
+
+@members
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (5, 31), (28, 28), (33, 17)])
+def test_small_and_odd_images_give_logits_or_a_clear_refusal(
+    member: type[Architecture], height: int, width: int
+) -> None:
+    spec = member(height=height, width=width)
+    try:
+        network = on_meta(spec).eval()
+    except SpecError as error:
+        refusal = error
+    else:
+        with torch.device("meta"), torch.no_grad():
+            assert network(torch.rand(2, *spec.input_shape)).shape == (2, spec.num_classes)
+        return
+    assert f"{height}x{width}" in refusal.message
+    assert refusal.hint
+
+
+def test_an_installed_package_adds_an_architecture(tmp_path: Path) -> None:
+    (tmp_path / "stranger_nets.py").write_text(
+        dedent(
+            """
+            from typing import Literal
+            from torch import nn
+            from auditor.architecture import Architecture
+
+            class Stranger(Architecture):
+                kind: Literal["stranger"] = "stranger"
+
+                def build(self) -> nn.Module:
+                    return nn.Sequential(nn.Flatten(), nn.LazyLinear(self.num_classes))
+            """
+        )
+    )
+    info = tmp_path / "stranger_nets-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger-nets\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[auditor.architectures]\nstranger = stranger_nets\n")
+    program = (
+        "from auditor.architecture import ARCHITECTURES as A\n"
+        "print(A.parse('stranger:num_classes=3').build()[1].out_features)"
+    )
+    root = Path(__file__).parents[3]
+    paths = os.pathsep.join(map(str, (tmp_path, root)))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["3"]
+
+
+def test_the_catalogue_is_there_without_torchvision() -> None:
+    program = (
+        "import sys; sys.modules['torchvision'] = None\n"
+        "from auditor.architecture import ARCHITECTURES as A\n"
+        "A.parse('lenet5').build()\n"
+        "try: A.parse('torchvision').build()\n"
+        "except Exception as error: print(error)\n"
+        "print(len(A.json_schema()['$defs']) >= len(A))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "Install torchvision" in done.stdout
+    assert done.stdout.split()[-1] == "True"

@@ -1,0 +1,452 @@
+"""Data sets in .npz form, good and hostile; numpy is the outside reader."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from auditor.dataset import ImageDataset
+from auditor.errors import IntakeError
+from auditor.intake.images import ImageSize
+from auditor.intake.limits import Limits
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (30, 8, 6, 3), np.uint8)
+LABELS = np.arange(30) % 3
+NAMES = np.array(["cat", "dog", "été"])
+
+
+def npz(compressed=True, **arrays):
+    stream = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(stream, **arrays)
+    return stream.getvalue()
+
+
+def good(**changes):
+    return npz(**({"images": IMAGES, "labels": LABELS} | changes))
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_a_good_file(door, compressed):
+    content = npz(compressed, images=IMAGES, labels=LABELS, class_names=NAMES)
+    manifest = door.dataset(content, "my.npz")
+    assert manifest.format == "npz"
+    assert (manifest.samples, manifest.shape, manifest.dtype) == (30, (3, 8, 6), "uint8")
+    assert (manifest.num_classes, manifest.class_names) == (3, ("cat", "dog", "été"))
+    assert manifest.class_counts == (10, 10, 10)
+    assert (manifest.notes, manifest.warnings, manifest.resized) == ((), (), None)
+    assert manifest.source_sha256 == hashlib.sha256(content).hexdigest()
+    stored = door.destination.read_bytes()
+    assert (manifest.sha256, manifest.size) == (hashlib.sha256(stored).hexdigest(), len(stored))
+    dataset = ImageDataset.open(door.destination)
+    assert dataset.class_names == manifest.class_names
+    np.testing.assert_array_equal(door.pixels(), IMAGES)
+    np.testing.assert_array_equal(dataset.labels, LABELS)
+    assert [path.name for path in door.stored.iterdir()] == ["accepted"]
+
+
+def test_grey_images(door):
+    manifest = door.dataset(good(images=IMAGES[..., 0]))
+    assert manifest.shape == (1, 8, 6)
+    np.testing.assert_array_equal(door.pixels(), IMAGES[..., :1])
+    assert door.dataset(good(images=IMAGES[..., :1])).shape == (1, 8, 6)
+
+
+def test_channels_first(door):
+    manifest = door.dataset(good(images=np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))))
+    assert manifest.shape == (3, 8, 6)
+    assert "(NCHW)" in manifest.notes[0]
+    np.testing.assert_array_equal(door.pixels(), IMAGES)
+
+
+def test_ambiguous_and_impossible_layouts(door):
+    door.refuse_dataset(good(images=np.zeros((30, 3, 8, 1), np.uint8)), "30x3x8x1", "ambiguous", "NxHxWxC")
+    door.refuse_dataset(good(images=np.zeros((30, 8, 8, 4), np.uint8)), "30x8x8x4", "expected 1 or 3 channels")
+    door.refuse_dataset(good(images=np.zeros((30, 784), np.uint8)), "30x784", "Reshape")
+    door.refuse_dataset(good(images=np.uint8(3)), "scalar")
+    door.refuse_dataset(good(images=np.zeros((30, 2, 2, 2, 3), np.uint8)), "30x2x2x2x3")
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8", "<f2"])
+def test_floats(door, dtype):
+    images = RNG.random((30, 8, 6, 3)).astype(dtype)
+    manifest = door.dataset(good(images=images))
+    assert manifest.dtype == "float32"
+    assert bool(manifest.notes) == (dtype[1:] != "f4")
+    np.testing.assert_array_equal(door.pixels(), images.astype(np.float32))
+    assert door.pixels().dtype == np.float32
+
+
+def test_floats_that_are_off_by_rounding(door):
+    door.dataset(good(images=np.full((30, 4, 4, 3), 1 + 1e-6) * RNG.integers(0, 2, (30, 4, 4, 3))))
+    assert door.pixels().max() == 1
+
+
+@pytest.mark.parametrize("labels", [LABELS.astype(t) for t in ("u1", "i2", ">i4", "<u8", ">i8")])
+def test_integer_labels_of_every_kind(door, labels):
+    door.dataset(good(labels=labels))
+    np.testing.assert_array_equal(ImageDataset.open(door.destination).labels, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [("x", "y"), ("X", "y"), ("data", "targets"), ("x_test", "y_test"), ("image", "label"), ("x_train", "y_train")],
+)
+def test_common_names_of_the_arrays(door, images, labels):
+    manifest = door.dataset(npz(**{images: IMAGES, labels: LABELS}))
+    assert f"'{images}' and '{labels}' were taken" in manifest.notes[0]
+    np.testing.assert_array_equal(door.pixels(), IMAGES)
+
+
+def test_the_keras_form_takes_the_test_part(door):
+    content = npz(x_train=IMAGES[:5], y_train=LABELS[:5], x_test=IMAGES, y_test=LABELS)
+    manifest = door.dataset(content)
+    assert manifest.samples == 30
+    assert "'x_test' and 'y_test'" in manifest.notes[0]
+    assert "ignored: 'x_train', 'y_train'" in manifest.notes[1]
+
+
+def test_a_column_of_labels(door):
+    assert "30x1" in door.dataset(good(labels=LABELS[:, None])).notes[0]
+
+
+def test_other_arrays_are_never_unpickled(door, canary_object):
+    manifest = door.dataset(good(extra=np.array([canary_object], object)))
+    assert "ignored: 'extra'" in manifest.notes[0]
+    assert not door.canary.exists()
+
+
+@pytest.fixture
+def canary_object(door):
+    class Command:
+        def __reduce__(self):
+            import os
+
+            return os.system, (f"touch {door.canary}",)
+
+    return Command()
+
+
+@pytest.mark.parametrize("key", ["images", "labels", "class_names"])
+def test_python_objects(door, canary_object, key):
+    content = good(**{key: np.array([canary_object] * 30, object)})
+    np.load(io.BytesIO(content), allow_pickle=True)[key]  # the canary sings when numpy is told to trust it
+    door.canary.unlink()
+    door.refuse_dataset(content, f"'{key}'", "contains Python objects")
+
+
+def test_real_files(door, shared):
+    for name in ("gtsrb-test-32", "mnist-test"):
+        source = shared / "data" / f"{name}.npz"
+        manifest = door.dataset(source.read_bytes(), source.name)
+        oracle = np.load(source)
+        images = oracle["images"]
+        np.testing.assert_array_equal(door.pixels(), images[..., None] if images.ndim == 3 else images)
+        np.testing.assert_array_equal(ImageDataset.open(door.destination).labels, oracle["labels"])
+        assert manifest.num_classes == oracle["labels"].max() + 1
+
+
+def test_batches_of_any_size_give_the_same(door, monkeypatch):
+    manifests = []
+    for size in (1, 500, 8 << 20):
+        monkeypatch.setattr("auditor.intake.arrays.BATCH_BYTES", size)
+        manifests.append(door.dataset(good(class_names=NAMES)))
+    assert manifests[0] == manifests[1] == manifests[2]
+
+
+# Resizing.
+
+
+@pytest.mark.parametrize("mode", ["resize", "resize-crop"])
+def test_resizing_is_that_of_pillow(door, mode):
+    size = ImageSize(height=4, width=5, mode=mode)
+    manifest = door.dataset(good(), size=size)
+    assert manifest.resized == size
+    assert manifest.shape == (3, 4, 5)
+    # 8x6 to 4x5: the width fits first, at scale 6/5, so 4.8 of 8 rows are kept, from 1.6 on.
+    box = (0, 1.6, 6, 6.4) if mode == "resize-crop" else None
+    expected = [Image.fromarray(image).resize((5, 4), Image.Resampling.BILINEAR, box=box) for image in IMAGES]
+    np.testing.assert_array_equal(door.pixels(), np.stack([np.asarray(image) for image in expected]))
+
+
+def test_resizing_floats_agrees_with_bytes(door):
+    door.dataset(good(images=IMAGES / np.float32(255)), size=ImageSize(height=4, width=5))
+    floats = door.pixels().copy()
+    door.dataset(good(), size=ImageSize(height=4, width=5))
+    np.testing.assert_allclose(floats * 255, door.pixels(), atol=1)
+    assert floats.dtype == np.float32
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"images": IMAGES}, "no array 'labels'"),
+        ({"labels": LABELS}, "no array 'images'"),
+        ({"a": IMAGES, "b": LABELS}, "it holds 'a', 'b'"),
+    ],
+)
+def test_missing_arrays(door, arrays, words):
+    door.refuse_dataset(npz(**arrays), words, "np.savez_compressed")
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (0, 8, 8)])
+def test_no_images(door, shape):
+    door.refuse_dataset(good(images=np.zeros(shape, np.uint8), labels=np.zeros(0, int)), "holds no images")
+
+
+@pytest.mark.parametrize("shape", [(30, 0, 8, 3), (30, 8, 0, 3), (30, 0, 0)])
+def test_images_without_pixels(door, shape):
+    door.refuse_dataset(good(images=np.zeros(shape, np.uint8)), "0")
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64", "S3", "U3", "M8[s]"])
+def test_pixels_of_another_type(door, dtype):
+    door.refuse_dataset(good(images=np.zeros((30, 8, 8, 3), dtype)), "expected uint8", "astype('uint8')")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers(door, value):
+    images = RNG.random((30, 8, 6, 3))
+    images[[2, 5, 7, 8, 9, 20], 3, 3, 0] = value
+    # Six images, of which the first five are named.
+    door.refuse_dataset(good(images=images), "'images'", "NaN or infinite pixels in 6 images (#2, #5, #7, #8, #9)")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "hint"),
+    [(0, 255, "Divide by 255"), (-1, 1, "[-1, 1]"), (-2.1, 2.6, "undo mean and deviation"), (0, 1.5, "Divide by 255")],
+)
+def test_pixels_out_of_range(door, low, high, hint, monkeypatch):
+    monkeypatch.setattr("auditor.intake.arrays.BATCH_BYTES", 3000)
+    images = RNG.uniform(low, high, (30, 8, 6, 3)).astype(np.float32)
+    images[3, 0, 0, 0], images[29, 0, 0, 0] = low, high
+    door.refuse_dataset(good(images=images), "'images'", f"from {low:g} to {high:g}", hint)
+    door.refuse_dataset(good(images=images), f"from {low:g} to {high:g}", size=ImageSize(height=4, width=4))
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (LABELS - 1, "10 labels that are negative (#0 is -1, #3 is -1, #6 is -1, #9 is -1, #12 is -1)"),
+        (np.where(LABELS == 2, 100_000, LABELS), "10 labels that are 100,000 or more (#2 is 100000"),
+        (np.full(30, 2**64 - 1, np.uint64), "30 labels that are 100,000 or more"),
+        (LABELS.astype(float), "float64 (#0 is 0.0, #1 is 1.0, #2 is 2.0, #3 is 0.0, #4 is 1.0); expected integers"),
+        (LABELS.astype(bool), "bool"),
+        (np.array(["cat"] * 30), "str96 (#0 is cat"),
+        (LABELS[:-1], "29 labels for 30 images"),
+        (np.eye(3, dtype=int)[LABELS], "the shape 30x3; expected one integer per image"),
+        (np.int64(3), "the shape scalar"),
+    ],
+)
+def test_labels_that_are_none(door, labels, words):
+    door.refuse_dataset(good(labels=labels), "'labels'", words)
+
+
+def test_labels_beyond_the_class_names(door):
+    error = door.refuse_dataset(good(class_names=NAMES[:2]), "10 labels that are 2 or more (#2 is 2, #5 is 2", "0 to 1")
+    assert error.hint == "Give a name for every class."
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (np.array(["a", "b", "a"]), "'a' appears twice"),
+        (np.array(["a", " ", "c"]), "not supported"),
+        (np.array(["a", "b\x00c", "d"]), r"'b\x00c' is not supported"),
+        (np.array(["a", "\u202eb", "d"]), r"'\u202eb' is not supported"),
+        (np.array(["a", "\ud800", "d"]), r"'\ud800' is not supported"),
+        (np.array(["a" * 501, "b", "c"]), "not supported"),
+        (np.array([b"a", b"\xff", b"c"]), "not valid text"),
+        (np.array([1, 2, 3]), "expected a list of names"),
+        (np.array([["a", "b", "c"]]), "expected a list of names"),
+        (np.array([], str), "the list of class names is empty".capitalize()),
+        (np.array(["", "", ""]), "not supported"),
+    ],
+)
+def test_class_names_that_are_none(door, names, words):
+    door.refuse_dataset(good(class_names=names), words)
+
+
+def test_class_names_as_bytes(door):
+    assert door.dataset(good(class_names=np.array(["cat", "dog", "été".encode()], "S"))).class_names[2] == "été"
+
+
+# Hostile headers.
+
+
+def member(header: bytes, data: bytes = b"", version=(1, 0), length=None) -> bytes:
+    size = len(header) if length is None else length
+    return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version == (1, 0) else "<I", size) + header + data
+
+
+def described(descr, shape, order="False"):
+    return f"{{'descr': {descr!r}, 'fortran_order': {order}, 'shape': {shape!r}, }}\n".encode()
+
+
+def crafted(zipped, images: bytes) -> bytes:
+    labels = io.BytesIO()
+    np.save(labels, LABELS)
+    return zipped({"images.npy": images, "labels.npy": labels.getvalue()})
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (
+            member(described("|u1", (10**6, 10**6, 1)), bytes(100)),
+            "declares 1,000,000,000,000 bytes, the archive holds 100",
+        ),
+        (member(described("|u1", (30, 8, 8, 3)), bytes(100)), "declares 5,760 bytes"),
+        (member(described("|u1", (30, 2, 2, 3)), bytes(400)), "declares 360 bytes, the archive holds 400"),
+        (member(described("|u1", (-30, -1, 1)), bytes(30)), "not a plain array"),
+        (member(described("<U100000000", (30, 8, 8)), bytes(100)), "declares"),
+        (member(described("|O", (30, 8, 8)), bytes(100)), "contains Python objects"),
+        (member(described([("a", "u1")], (30, 8, 8)), bytes(1920)), "not a plain array"),
+        (member(described([("a", "O")], (30, 8, 8)), bytes(1920)), "contains Python objects"),
+        (member(described("|u1", (30, 8, 8), "True"), bytes(1920)), "Fortran order"),
+        (member(b"(" * 5000 + b")" * 5000), "its header cannot be read"),
+        (member(b"[" * 9000), "its header cannot be read"),
+        (member(b"__import__('os').system('touch canary')\n"), "its header cannot be read"),
+        (member(b"{'descr': '|u1'}\n"), "its header cannot be read"),
+        (member(b" " * 20_000), "its header has 20,000 bytes"),
+        (member(b"{}", length=2**31, version=(2, 0)), "its header has 2,147,483,648 bytes"),
+        (member(b"{}", version=(3, 0)), "does not start as an array"),
+        (member(b"{}", version=(9, 9)), "does not start as an array"),
+        (b"\x93NUMP", "does not start as an array"),
+        (b"", "does not start as an array"),
+        (b"plain text that is long enough", "does not start as an array"),
+        (member(b"{'descr'", length=5000), "cannot be read"),
+    ],
+    ids=range(21),
+)
+def test_headers(door, zipped, images, words):
+    door.refuse_dataset(crafted(zipped, images), words)
+
+
+def test_version_2_headers_are_read(door, zipped):
+    images = member(described("|u1", (30, 8, 8)), RNG.bytes(1920), version=(2, 0))
+    assert door.dataset(crafted(zipped, images)).shape == (1, 8, 8)
+
+
+def test_a_single_array(door):
+    np.save(stream := io.BytesIO(), IMAGES)
+    door.refuse_dataset(stream.getvalue(), "a single NumPy array", "np.savez('data.npz'")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"PK\x05\x06" + bytes(18), "empty archive"),
+        (b"\x89PNG" + bytes(100), "a PNG image"),
+        (b"a,b,c\n1,2,3\n", "a text"),
+        (b"\x80\x04\x95" + bytes(100), "a Python pickle"),
+        (b"\x1f\x8b\x08" + bytes(100), "a gzip archive"),
+        (b"PK\x03\x04" + bytes(100), "damaged: it ends early"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    ],
+)
+def test_other_files(door, content, words):
+    door.refuse_dataset(content, words)
+
+
+def test_a_model(door, saved, state):
+    door.refuse_dataset(saved(state), "a torch model, not a data set")
+
+
+def test_truncated(door):
+    content = good()
+    for kept in (3, 30, 100, len(content) // 2, len(content) - 30, len(content) - 1):
+        door.refuse_dataset(content[:kept])
+
+
+def test_a_wrong_checksum(door):
+    content = bytearray(npz(False, images=IMAGES, labels=LABELS))
+    content[500] ^= 1
+    door.refuse_dataset(bytes(content), "damaged", "'images.npy'", "wrong checksum")
+
+
+def test_limits(door):
+    cases = {
+        "the limit is 1000 bytes": Limits(upload_bytes=1000),
+        "30 images, the limit is 29": Limits(samples=29),
+        "8x6 pixels, the limit is 40 pixels": Limits(image_pixels=40),
+        "expands to 4.4 KiB, more than the limit of 4.3 KiB": Limits(expanded_bytes=4403),
+        "labels that are 2 or more": Limits(classes=2),
+        "2 entries": Limits(members=2),
+    }
+    for words, limits in cases.items():
+        content = (
+            good(class_names=NAMES) if "entries" in words else npz(False, images=IMAGES, labels=LABELS.astype("u1"))
+        )
+        if "expands" in words:
+            words = "more than the limit of 4.3 KiB"
+        door.refuse_dataset(content, words, limits=limits)
+
+
+def test_the_stored_size_is_limited_too(door):
+    limits = Limits(expanded_bytes=100_000)
+    door.refuse_dataset(good(), "of pixels, more than the limit", limits=limits, size=ImageSize(height=100, width=100))
+
+
+# Warnings.
+
+
+def test_warnings(door):
+    images, labels = IMAGES.copy(), LABELS.copy()
+    images[4], images[7] = 9, 200  # constant
+    images[20] = images[10]  # 10 is class 1, 20 is class 2
+    images[13] = images[10]  # the same class
+    warnings = door.dataset(good(images=images, labels=labels)).warnings
+    assert warnings == (
+        "2 images are constant (one colour only), the first is #4.",
+        "2 images repeat an earlier one exactly, for example #10 and #13.",
+        "Of these, 1 with another label than the image repeated.",
+    )
+
+
+def test_a_constant_colour_counts_as_constant(door):
+    images = IMAGES.copy()
+    images[3] = [1, 2, 3]
+    assert door.dataset(good(images=images)).warnings == ("1 image is constant (one colour only), the first is #3.",)
+
+
+def test_class_warnings(door):
+    manifest = door.dataset(good(labels=np.where(LABELS, 5, 5)))
+    assert "All images are of one class" in manifest.warnings[0]
+    assert manifest.warnings[1] == "5 classes have no images: class 0, class 1, class 2, class 3, class 4."
+    names = np.array(["a", "b", "c", "d"])
+    assert door.dataset(good(class_names=names)).warnings == ("1 class has no images: 'd'.",)
+    skewed = np.zeros(30, int)
+    skewed[0] = 1
+    assert (
+        "very unbalanced: class 0 has 29 images, the smallest class 1" in door.dataset(good(labels=skewed)).warnings[0]
+    )
+
+
+def test_floats_of_256_levels_are_fine(door):
+    assert door.dataset(good(images=IMAGES / np.float32(255))).warnings == ()
+
+
+def test_an_archive_of_arrays_with_other_files(door, zipped):
+    with zipfile.ZipFile(stream := io.BytesIO(good()), "a") as file:
+        file.writestr("readme.txt", "hello")
+    assert door.dataset(stream.getvalue()).samples == 30
+
+
+def test_failures_of_the_disk_leave_nothing(door, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        door.dataset(good())
+    assert list(door.stored.iterdir()) == []
+    with pytest.raises(IntakeError):
+        door.dataset(good(labels=LABELS - 1))

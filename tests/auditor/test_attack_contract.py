@@ -1,0 +1,261 @@
+"""What every attack of the catalogue keeps to, whoever adds it, and the harness around them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from auditor.attack import ATTACKS, Attack
+from auditor.classifier import Classifier
+from auditor.criterion import Criterion, Misclassification, TargetedMisclassification
+from auditor.dataset import ImageDataset
+from auditor.errors import AuditorError, EvaluationError, SpecError
+from auditor.evaluation import Finished, Outcome, run_attack
+from auditor.threat import Norm, ThreatModel
+from tests.nets import SHAPE, Linear, labelled, small_classifier
+
+EPSILON = {Norm.LINF: 0.1, Norm.L2: 1.0}
+
+combinations = pytest.mark.parametrize(
+    ("member", "norm"),
+    [(member, norm) for member in ATTACKS for norm in sorted(member.norms)],
+    ids=lambda value: value.kind_name() if isinstance(value, type) else value.value,
+)
+
+
+class Kept:
+    """Collects the judged images of a run by position."""
+
+    def __init__(self) -> None:
+        self.x: dict[int, Tensor] = {}
+        self.x_adv: dict[int, Tensor] = {}
+
+    def __call__(self, finished: Finished) -> None:
+        for row, position in enumerate(finished.position.tolist()):
+            self.x[position], self.x_adv[position] = finished.x[row], finished.x_adv[row]
+
+
+def attacked(
+    member: type[Attack] | Attack,
+    norm: Norm,
+    *,
+    batch_size: int = 16,
+    seed: int = 3,
+    classifier: Classifier | None = None,
+    **more: Any,
+) -> tuple[Outcome, Kept, Classifier]:
+    classifier = classifier or small_classifier()
+    data = labelled(classifier, wrong=0)
+    ids = np.arange(len(data))
+    kept = Kept()
+    attack = member if isinstance(member, Attack) else member(kind=member.kind_name())
+    criterion: Criterion = more.pop("criterion", None) or Misclassification(torch.from_numpy(data.labels))
+    threat = ThreatModel(norm=norm, epsilon=EPSILON[norm])
+    outcome = run_attack(
+        classifier, attack, threat, data, ids, criterion, seed=3, batch_size=batch_size, on_finished=kept, **more
+    )
+    return outcome, kept, classifier
+
+
+@combinations
+def test_budget_and_box_are_respected_and_the_verdict_is_the_models(member: type[Attack], norm: Norm) -> None:
+    outcome, kept, classifier = attacked(member, norm)
+    data = labelled(classifier, wrong=0)
+    order = {Norm.LINF: np.inf, Norm.L2: 2}[norm]
+    for position in range(len(data)):
+        delta = (kept.x_adv[position] - kept.x[position]).double().flatten().numpy()
+        assert np.linalg.norm(delta, order) <= EPSILON[norm] * (1 + 1e-5)
+        assert np.linalg.norm(delta, order) == pytest.approx(outcome.distance[position], rel=1e-5, abs=1e-7)
+        assert kept.x_adv[position].min() >= 0
+        assert kept.x_adv[position].max() <= 1
+        logits = classifier(kept.x_adv[position][None])
+        assert outcome.prediction[position] == int(logits.argmax())
+        assert outcome.confidence[position] == pytest.approx(float(logits.softmax(1).max()), abs=1e-5)
+        assert outcome.fooled[position] == (int(logits.argmax()) != data.labels[position])
+    assert outcome.fooled.any(), "an attack that fools nobody here proves nothing about its budget"
+
+
+@combinations
+def test_the_seed_makes_it_bit_for_bit_and_the_batch_size_does_not_matter(member: type[Attack], norm: Norm) -> None:
+    first, kept, _ = attacked(member, norm, batch_size=16)
+    again, kept_again, _ = attacked(member, norm, batch_size=16)
+    assert all(torch.equal(kept.x_adv[position], kept_again.x_adv[position]) for position in kept.x_adv)
+    assert all(np.array_equal(one, other) for one, other in zip(first[:-1], again[:-1], strict=True))
+    for batch_size in (1, 7, 100):
+        other, kept_other, _ = attacked(member, norm, batch_size=batch_size)
+        assert np.array_equal(first.fooled, other.fooled)
+        assert np.array_equal(first.forwards, other.forwards)
+        assert np.array_equal(first.backwards, other.backwards)
+        assert all(
+            torch.allclose(kept.x_adv[position], kept_other.x_adv[position], atol=1e-6) for position in kept.x_adv
+        )
+
+
+@combinations
+def test_the_input_is_untouched(member: type[Attack], norm: Norm) -> None:
+    classifier = small_classifier()
+    data = labelled(classifier, wrong=0)
+    before, weights = data._images.copy(), {name: value.clone() for name, value in classifier.state_dict().items()}
+    _, kept, _ = attacked(member, norm, classifier=classifier)
+    assert np.array_equal(before, data._images)
+    assert all(torch.equal(value, weights[name]) for name, value in classifier.state_dict().items())
+    assert all(torch.equal(kept.x[position], data.images([position])[0]) for position in kept.x)
+
+
+@combinations
+def test_a_targeted_attack_reaches_its_class(member: type[Attack], norm: Norm) -> None:
+    classifier = small_classifier()
+    data = labelled(classifier, wrong=0)
+    targets = torch.from_numpy((data.labels + 1) % 5)
+    outcome, _, _ = attacked(member, norm, criterion=TargetedMisclassification(targets))
+    assert np.array_equal(outcome.fooled, outcome.prediction == targets.numpy())
+    assert outcome.fooled.any()
+
+
+@combinations
+def test_success_begins_just_past_the_boundary_of_a_linear_model(member: type[Attack], norm: Norm) -> None:
+    """Distance to the plane: |w.x + b| / (dual norm of w), exactly; w is equal in size everywhere, so the box stays idle.
+
+    An L2 run from a random start needs some room past the boundary: ten steps do not align it with w perfectly.
+    """
+    torch.manual_seed(0)
+    weight = torch.randint(0, 2, (int(np.prod(SHAPE)),)).float() * 2 - 1
+    classifier = Classifier(Linear(weight, 0.0), input_shape=SHAPE, num_classes=2)
+    images = np.random.default_rng(0).integers(100, 156, (20, SHAPE[1], SHAPE[2], SHAPE[0]), dtype=np.uint8)
+    data = ImageDataset(images, np.zeros(20, np.int64))
+    x = data.images(np.arange(20))
+    side = x.flatten(1) @ weight
+    labels = (side > 0).long()
+    dual = float(np.linalg.norm(weight.numpy(), {Norm.LINF: 1, Norm.L2: 2}[norm]))
+    distances = (side.abs() / dual).numpy()
+    for sample in range(20):
+        for factor, succeeds in ((1.05, True), (0.99, False)):
+            outcome = run_attack(
+                classifier,
+                member(kind=member.kind_name()),
+                ThreatModel(norm=norm, epsilon=float(distances[sample] * factor)),
+                data,
+                np.array([sample]),
+                Misclassification(labels[sample : sample + 1]),
+                seed=0,
+                batch_size=4,
+            )
+            assert outcome.fooled[0] == succeeds, (sample, factor, distances[sample])
+
+
+@combinations
+def test_a_run_spends_at_most_its_passes_and_a_fooled_sample_no_more(member: type[Attack], norm: Norm) -> None:
+    outcome, _, _ = attacked(member, norm)
+    attack = member(kind=member.kind_name())
+    assert outcome.forwards.max() <= attack.runs * (attack.iterations + 1)
+    assert outcome.backwards.max() <= attack.runs * attack.iterations
+    assert (outcome.forwards[outcome.fooled] <= outcome.forwards[~outcome.fooled].max(initial=10**9)).all()
+
+
+@pytest.mark.parametrize("member", list(ATTACKS), ids=lambda member: member.kind_name())
+def test_a_bad_parameter_gets_a_clear_error(member: type[Attack]) -> None:
+    with pytest.raises(SpecError, match=f"attack {member.kind_name()}: nonsense is not a parameter"):
+        ATTACKS.parse(f"{member.kind_name()}:nonsense=1")
+    for name, schema in member.model_json_schema()["properties"].items():
+        if "minimum" in schema or "exclusiveMinimum" in schema:
+            with pytest.raises(SpecError, match=f"{name}: expected .*greater than.*, got"):
+                ATTACKS.build(member.kind_name(), {name: -1})
+
+
+def test_rows_that_are_fooled_leave_and_others_take_their_places() -> None:
+    """Passes are full: with batch size B the model is called about (total row passes) / B times, not once per straggler."""
+    classifier = small_classifier()
+    sizes: list[int] = []
+    classifier.network.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
+    slow = ATTACKS.parse("pgd:steps=20,step_size=0.05,random_start=false")
+    outcome, _, _ = attacked(slow, Norm.LINF, batch_size=8, classifier=classifier)
+    sizes = sizes[1:]  # the first call made the labels
+    assert sum(sizes) == outcome.forwards.sum()
+    spread = len(set(outcome.forwards.tolist()))
+    assert spread > 3, "the samples must need different numbers of steps for this to show anything"
+    full = [size for size in sizes if size == 8]
+    assert 8 * len(full) >= 0.6 * sum(sizes)
+
+
+def test_restarts_are_tried_until_one_succeeds_and_success_is_their_union() -> None:
+    one, _, _ = attacked(ATTACKS.parse("pgd:steps=2,step_size=0.5"), Norm.LINF)
+    four, _, _ = attacked(ATTACKS.parse("pgd:steps=2,step_size=0.5,restarts=4"), Norm.LINF)
+    assert (four.fooled >= one.fooled).all()
+    assert np.array_equal(four.forwards[one.fooled], one.forwards[one.fooled]), "fooled at once: no further run"
+    assert (four.forwards[~four.fooled] == 4 * 3).all(), "four runs of two steps and a last look each"
+
+
+def test_without_early_stop_every_sample_runs_all_steps_and_the_last_image_counts() -> None:
+    outcome, kept, classifier = attacked(ATTACKS.parse("pgd:steps=6"), Norm.LINF, early_stop=False)
+    assert (outcome.forwards == 7).all()
+    assert (outcome.backwards == 6).all()
+    data = labelled(classifier, wrong=0)
+    for position, x_adv in kept.x_adv.items():
+        assert outcome.fooled[position] == (int(classifier(x_adv[None]).argmax()) != data.labels[position])
+
+
+def test_a_norm_that_the_attack_does_not_know_and_useless_restarts_are_refused() -> None:
+    class OnlyL2(type(ATTACKS.parse("fgsm"))):  # type: ignore[misc]
+        norms = frozenset({Norm.L2})
+
+    with pytest.raises(SpecError, match="works in L2, not in L∞"):
+        attacked(OnlyL2(), Norm.LINF)
+    with pytest.raises(SpecError, match="without random_start would repeat the same run"):
+        ATTACKS.parse("pgd:restarts=3,random_start=false")
+    with pytest.raises(SpecError, match="early stopping"):
+        attacked(ATTACKS.parse("pgd:restarts=2"), Norm.LINF, early_stop=False)
+
+
+def test_nan_logits_stop_the_evaluation() -> None:
+    classifier = small_classifier()
+    data = labelled(classifier)
+    classifier.network[0].weight.data.fill_(torch.nan)
+    with pytest.raises(EvaluationError, match="NaN"):
+        run_attack(
+            classifier, ATTACKS.parse("fgsm"), ThreatModel(), data, np.arange(4),
+            Misclassification(torch.from_numpy(data.labels[:4])), seed=0, batch_size=4,
+        )  # fmt: skip
+
+
+def test_an_attack_that_leaves_its_budget_is_stopped_by_the_harness() -> None:
+    class Cheat(type(ATTACKS.parse("fgsm"))):  # type: ignore[misc]
+        def step(self, rows: Any, threat: ThreatModel, query: Any) -> Tensor:
+            query.gradient()
+            return rows.x + 100.0
+
+    outcome, kept, _ = attacked(Cheat(), Norm.LINF)
+    assert outcome.distance.max() <= EPSILON[Norm.LINF] * (1 + 1e-5)
+    assert all((kept.x_adv[position] <= 1).all() for position in kept.x_adv)
+
+
+def test_samples_without_a_gradient_are_counted_as_blind() -> None:
+    classifier = small_classifier()
+    with torch.no_grad():
+        classifier.network[5].weight *= 1e4  # float32 softmax saturates: the loss is exactly 0 and so is its gradient
+    outcome, _, _ = attacked(ATTACKS.parse("pgd:random_start=false"), Norm.LINF, classifier=classifier)
+    assert outcome.blind.mean() > 0.5
+
+
+def test_progress_can_stop_an_attack() -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(share: float, what: str) -> None:
+        raise Enough
+
+    with pytest.raises(Enough):
+        attacked(ATTACKS.parse("pgd"), Norm.LINF, on_progress=stop)
+
+
+def test_an_empty_list_of_samples_is_no_error() -> None:
+    classifier = small_classifier()
+    outcome = run_attack(
+        classifier, ATTACKS.parse("pgd"), ThreatModel(), labelled(classifier), np.zeros(0, np.int64),
+        Misclassification(torch.zeros(0, dtype=torch.int64)), seed=0, batch_size=4,
+    )  # fmt: skip
+    assert len(outcome.fooled) == 0
+    assert isinstance(EvaluationError("x"), AuditorError)

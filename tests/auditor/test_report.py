@@ -1,0 +1,229 @@
+"""The report and the comparison: every number in them recomputed, nothing from outside, nothing that runs."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from auditor import audit
+from auditor.audit_spec import AuditSpec
+from auditor.classifier import Classifier
+from auditor.comparison import compare
+from auditor.dataset import ImageDataset
+from auditor.errors import MismatchError
+from auditor.metrics import paired_difference
+from auditor.report import html
+from auditor.report.blocks import Figure, Measure, show_interval, show_measure, show_value
+from auditor.report.charts import CHARTS, draw
+from auditor.report.section import document
+from auditor.result import AuditResult
+from tests.nets import labelled, small_classifier
+
+SPEC = {"threats": [{"norm": "linf", "epsilon": "8/255"}], "samples": 40, "gallery": 4, "curve": [0.5, 2]}
+HOSTILE = '<script>alert("x")</script> & "quotes" ![i](http://evil.example/x.png)'
+
+
+def audited(classifier: Classifier, data: ImageDataset) -> AuditResult:
+    return audit.run(AuditSpec.load(SPEC), classifier, data, model_sha256="a" * 64)
+
+
+@pytest.fixture(scope="module")
+def result() -> AuditResult:
+    classifier = small_classifier()
+    data = labelled(classifier, n=60)
+    classifier.name = HOSTILE
+    classifier.class_names = tuple(f"{HOSTILE} {index}" for index in range(5))
+    return audited(classifier, data)
+
+
+@pytest.fixture(scope="module")
+def page(result: AuditResult) -> str:
+    return html.render(result)
+
+
+class Outline(HTMLParser):
+    """What a browser would load or run, and the text that a reader sees."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for name, value in attributes if name in ("src", "href", "action", "data", "poster")
+        ]
+        assert not [name for name, _ in attributes if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_it_is_one_file_that_runs_and_loads_nothing(page: str) -> None:
+    outline = Outline(page)
+    assert not {"script", "iframe", "object", "embed", "form", "link", "base"} & set(outline.tags)
+    assert all(address.startswith(("data:image/", "#")) for address in outline.addresses)
+    assert "default-src 'none'" in page
+    assert len(page.encode()) < html.SIZE_LIMIT
+    assert HOSTILE in " ".join(outline.words), "the name is shown as it was typed"
+
+
+def test_it_answers_what_its_reader_asks(page: str, result: AuditResult) -> None:
+    text = " ".join(" ".join(Outline(page).words).split())
+    threat = result.spec.threats[0]
+    robust, clean = result.robust_accuracy(threat), result.clean_accuracy
+    for expected in (
+        f"{100 * robust.value:.1f} %",
+        f"95 % interval {100 * robust.low:.1f} to {100 * robust.high:.1f} %, n = 40",
+        f"{100 * clean.value:.1f} %",
+        "L∞ ε = 8/255",
+        "untargeted (any wrong class)",
+        "steps 10, step_size 0.25, random_start yes, restarts 1",
+        "a" * 64,
+        "d" * 64,
+        "auditor audit run MODEL DATASET --spec spec.json",
+        result.provenance.versions["torch"],
+        "bounds the true robust accuracy from above",
+    ):
+        assert expected in text, expected
+
+
+def test_the_spec_in_it_reproduces_the_audit(page: str, result: AuditResult) -> None:
+    found = re.search(r"<pre>(.*?)</pre>", page, re.S)
+    assert found is not None
+    import html as escaping
+
+    assert AuditSpec.load(escaping.unescape(found[1])) == result.spec
+
+
+def test_the_attack_table_says_what_the_records_say(result: AuditResult) -> None:
+    section = next(item for item in document(result) if item.key == "attacks")
+    table = section.blocks[1]
+    for row, record in zip(table.rows, result.headline_records(result.spec.threats[0]), strict=False):
+        fooled = np.array(record.fooled)
+        assert row["attacked"] == len(record.positions)
+        assert row["success"] == str(record.success)
+        assert row["distance"] == pytest.approx(np.median(np.array(record.distance)[fooled]))
+        assert row["forwards"] == pytest.approx(np.mean(record.forwards))
+    worst = table.rows[-1]
+    assert worst["accuracy"] == str(result.robust_accuracy(result.spec.threats[0]))
+
+
+def test_a_withheld_headline_is_withheld_everywhere(result: AuditResult) -> None:
+    from auditor.check import Flag
+
+    doubted = result.model_copy(update={"flags": (Flag(name="x", severity="severe", message="It is all wrong."),)})
+    page = html.render(doubted)
+    verdict = next(item for item in document(doubted) if item.key == "verdict")
+    shown = verdict.blocks[0].items[1]
+    assert (shown.value, "not established" in shown.title) == (None, True)
+    assert "Robust accuracy is not established: It is all wrong." in page
+    assert f"keeps the right class on at most {result.robust_accuracy(result.spec.threats[0])}" not in page
+
+
+def test_a_report_that_grows_too_large_leaves_its_details_out_and_says_so(
+    result: AuditResult, page: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "<details>" in page
+    monkeypatch.setattr(html, "SIZE_LIMIT", len(page.encode()) - 1)
+    smaller = html.render(result)
+    assert "<details>" not in smaller
+    assert "left out here" in smaller
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_every_chart_draws_its_rows(result: AuditResult, name: str) -> None:
+    sections = [*document(result), *compare(result, result)]
+    figures = [
+        block for section in sections for block in section.blocks if isinstance(block, Figure) and block.chart == name
+    ]
+    finding = result.findings[0]
+    from auditor.analysis import analysis_of
+
+    details = analysis_of(finding).detail(finding, (finding.data["layers"][0]["name"],))
+    figures += [block for block in details if isinstance(block, Figure) and block.chart == name]
+    assert figures, f"nothing draws {name}"
+    for figure in figures:
+        specification = draw(figure, width=400).to_dict()
+        assert "layer" in specification or "mark" in specification
+        assert figure.title
+        assert figure.reading.endswith(".")
+
+
+def test_numbers_are_shown_as_people_read_them() -> None:
+    assert show_measure(Measure(title="", value=0.4567, unit="%")) == "45.7 %"
+    assert show_measure(Measure(title="", value=None)) == "–"
+    assert show_measure(Measure(title="", value=1234567.0)) == "1 234 567"
+    interval = Measure(title="", value=0.5, low=0.401, high=0.599, n=100, unit="%")
+    assert show_interval(interval) == "95 % interval 40.1 to 59.9 %, n = 100"
+    assert [show_value(item) for item in (None, True, 12345, 0.00001234, "x")] == [
+        "–",
+        "yes",
+        "12 345",
+        "1.234e-05",
+        "x",
+    ]
+
+
+# -- comparison ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other() -> AuditResult:
+    """Another model on the same samples."""
+    data = labelled(small_classifier(), n=60)
+    second = small_classifier(seed=0)
+    with np.errstate(all="ignore"):
+        second.network[0].weight.data *= 0.7
+    second.name = "second"
+    return audited(second, data)
+
+
+def test_rates_are_compared_sample_by_sample(result: AuditResult, other: AuditResult) -> None:
+    table = compare(result, other)[0].blocks[-1]
+    threat = result.spec.threats[0]
+    for row, (mine, theirs) in zip(
+        table.rows,
+        ((result.samples.correct, other.samples.correct), (result.robust(threat), other.robust(threat))),
+        strict=True,
+    ):
+        expected = paired_difference(mine, theirs)
+        assert row["difference"].startswith(f"{100 * (theirs.mean() - mine.mean()):+.1f}")
+        assert (row["only_first"], row["only_second"]) == (expected.only_a, expected.only_b)
+        assert row["only_first"] == int((mine & ~theirs).sum())
+
+
+def test_only_common_samples_are_compared_and_it_says_so(result: AuditResult) -> None:
+    classifier = small_classifier()
+    fewer = audit.run(AuditSpec.load(SPEC | {"samples": 25}), classifier, labelled(classifier, n=60))
+    section = compare(result, fewer)[0]
+    assert "compared are the 25 that both used" in section.blocks[0].text
+    common = np.isin(result.samples.ids, fewer.samples.ids)
+    row = section.blocks[-1].rows[0]
+    assert row["first"] == str(type(result.clean_accuracy).of(result.samples.correct[common]))
+
+
+def test_other_data_or_no_common_sample_cannot_be_compared(result: AuditResult, other: AuditResult) -> None:
+    facts = other.provenance.dataset.model_copy(update={"sha256": "e" * 64})
+    elsewhere = other.model_copy(update={"provenance": other.provenance.model_copy(update={"dataset": facts})})
+    with pytest.raises(MismatchError, match="different data"):
+        compare(result, elsewhere)
+    moved = other.samples.model_copy(update={"ids": [sample + 1000 for sample in other.samples.ids]})
+    with pytest.raises(MismatchError, match="share no sample"):
+        compare(result, other.model_copy(update={"samples": moved}))
+
+
+def test_both_models_stand_on_one_scale(result: AuditResult, other: AuditResult) -> None:
+    sections = {section.key: section for section in compare(result, other)}
+    figure = sections["neuron_sensitivity"].blocks[0]
+    assert {row["model"] for row in figure.rows} == {result.provenance.model.name, "second"}
+    curve = sections["curves"].blocks[0]
+    assert len({row["series"] for row in curve.rows}) == 2
+    assert {row["what"] for row in sections["settings"].blocks[0].rows} >= {"model"}
+    assert "torch" not in {row["what"] for row in sections["settings"].blocks[0].rows}, "what agrees is left out"

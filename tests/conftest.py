@@ -1,0 +1,83 @@
+"""Fixtures for every test."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
+
+from worker.db import Database, connect, upgrade
+from worker.settings import Settings, load_settings
+
+POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real weights and data, beside the repository or named by AUDITOR_SHARED; skips when absent."""
+    folder = Path(os.environ.get("AUDITOR_SHARED", Path(__file__).parents[2] / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no shared folder at {folder}")
+    return folder
+
+
+def missing(service: str) -> None:
+    """Skip a test whose service is not here; in CI, where it must be, fail."""
+    if os.environ.get("AUDITOR_CI"):
+        pytest.fail(f"{service} must be there in CI")
+    pytest.skip(f"no {service} on this machine")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home, and no setting of the developer's own."""
+    for name in [
+        name for name in os.environ if name.startswith("AUDITOR_") and name not in ("AUDITOR_CI", "AUDITOR_SHARED")
+    ]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AUDITOR_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    """Settings of an empty home: SQLite and the embedded broker."""
+    return load_settings()
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """The address of an empty Postgres database of our own, dropped at the end."""
+    admin = create_engine(f"{POSTGRES}/postgres", isolation_level="AUTOCOMMIT")
+    name = f"auditor_test_{uuid.uuid4().hex[:12]}"
+    try:
+        with admin.connect() as connection:
+            connection.execute(text(f"create database {name}"))
+    except OperationalError:
+        missing("PostgreSQL at 127.0.0.1:5432")
+    yield f"postgresql://postgres@127.0.0.1:5432/{name}"
+    with admin.connect() as connection:
+        connection.execute(text(f"drop database {name} with (force)"))
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.service)])
+def both(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of an empty home, on each kind of database."""
+    if request.param == "postgres":
+        monkeypatch.setenv("AUDITOR_DATABASE_URL", request.getfixturevalue("postgres"))
+    return load_settings()
+
+
+@pytest.fixture
+def database(both: Settings) -> Iterator[Database]:
+    """A database with its tables, of each kind."""
+    upgrade(both)
+    database = connect(both)
+    yield database
+    database.engine.dispose()

@@ -1,0 +1,173 @@
+"""The whole way: submit, broker, worker, runner, result; and kill -9 in the middle, on every kind of broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kombu import Connection
+from sqlalchemy import func, select
+
+from auditor.audit_spec import AuditSpec
+from tests.conftest import missing
+from tests.plugins import plugged
+from tests.worker.rows import new_job
+from tests.worker.test_supervisor import runners, wait_until
+from tests.worker.world import ODD_JOBS, World, make_world, quick_spec
+from worker.models import ResultRow
+from worker.settings import Settings, load_settings
+
+BROKERS = {
+    "embedded": "",
+    "redis": "redis://127.0.0.1:6379/13",
+    "rabbitmq": "amqp://guest:guest@127.0.0.1:5672//",
+}
+
+
+@pytest.fixture(
+    params=[
+        "embedded",
+        pytest.param("redis", marks=pytest.mark.service),
+        pytest.param("rabbitmq", marks=pytest.mark.service),
+    ]
+)
+def world(
+    request: pytest.FixtureRequest, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """A home whose queue runs over each kind of broker; leases are short, so that a loss is noticed soon."""
+    url = BROKERS[request.param]
+    if url:
+        _empty(url, request.param)
+    for name, value in plugged(tmp_path, "worker.jobs", "odd", ODD_JOBS).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AUDITOR_BROKER_URL", url)
+    monkeypatch.setenv("AUDITOR_LEASE_SECONDS", "3")
+    yield make_world(load_settings())
+    if url:
+        _empty(url, request.param)
+
+
+def _empty(url: str, name: str) -> None:
+    """Purge our queues; where the broker is not there, skip."""
+    try:
+        with Connection(url, connect_timeout=3) as connection:
+            connection.ensure_connection(max_retries=1, timeout=3)
+            for queue in ("cpu", "gpu"):
+                connection.default_channel.queue_declare(
+                    queue, durable=True, auto_delete=False
+                ) if name == "redis" else None
+                try:
+                    connection.channel().queue_purge(queue)
+                except Exception:  # there is no such queue yet
+                    continue
+    except OSError:
+        missing(name)
+
+
+@contextmanager
+def worker(world: World) -> Iterator[subprocess.Popen[bytes]]:
+    """``auditor worker`` as an operator starts it."""
+    with (world.client.settings.home / "worker.out").open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "worker"], stdout=output, stderr=output, stdin=subprocess.DEVNULL
+        )
+    try:
+        wait_until(lambda: any(f"-{process.pid}-" in row.id for row in world.client.workers()), 60)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+
+
+def audits(world: World, count: int, spec: AuditSpec | None = None) -> list[str]:
+    return [world.client.audit("tiny", "random", spec or quick_spec()) for _ in range(count)]
+
+
+def finished(world: World, jobs: list[str]) -> Callable[[], bool]:
+    return lambda: all(world.client.job(job).ended for job in jobs)
+
+
+def results(world: World) -> int:
+    with world.client.database.read() as session:
+        return session.scalar(select(func.count()).select_from(ResultRow)) or 0
+
+
+def test_kill_9_of_the_worker_in_the_middle_of_an_audit_and_the_audit_finishes_once(world: World) -> None:
+    slow = quick_spec().model_copy(
+        update={"samples": 60, "batch_size": 1, "curve": (0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.2, 1.3)}
+    )
+    with worker(world) as process:
+        (job,) = audits(world, 1, slow)
+        wait_until(lambda: world.client.job(job).share > 0.05, 40)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: runners() == [], 3)
+        assert not world.client.job(job).ended
+    with worker(world):
+        wait_until(finished(world, [job]), 60)
+    view = world.client.job(job)
+    assert (view.state, view.attempts) == ("succeeded", 2)
+    assert results(world) == 1
+    assert len(world.client.audit_result(job).samples) == 60
+
+
+def test_jobs_that_were_queued_while_no_worker_ran_are_done_when_one_comes(world: World) -> None:
+    jobs = audits(world, 2)
+    assert all("No worker is running" in world.client.job(job).notice for job in jobs)
+    with worker(world):
+        wait_until(finished(world, jobs), 60)
+    assert [world.client.job(job).state for job in jobs] == ["succeeded"] * 2
+    assert results(world) == 2
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_job_back_and_another_finishes_it(world: World) -> None:
+    job = new_job(world.client.ledger, kind="odd", spec={"kind": "odd", "how": "slow", "seconds": 4.0})
+    with worker(world) as process:
+        wait_until(lambda: world.client.job(job).state == "running", 40)
+        time.sleep(1)
+        process.terminate()
+        assert process.wait(30) == 0
+        assert (world.client.job(job).state, world.client.job(job).attempts) == ("queued", 0)
+    with worker(world):
+        wait_until(finished(world, [job]), 40)
+    assert (world.client.job(job).state, world.client.job(job).attempts) == ("succeeded", 1)
+
+
+def test_a_job_that_no_message_carries_is_found_by_an_idle_worker(world: World) -> None:
+    """Inserted and never published, as after a crash between the two; or published to a broker that lost it."""
+    lost = new_job(world.client.ledger, kind="odd", spec={"kind": "odd"})
+    with worker(world):
+        wait_until(finished(world, [lost]), 40)
+    assert world.client.job(lost).state == "succeeded"
+
+
+def test_a_message_that_comes_many_times_runs_the_job_once(world: World) -> None:
+    job = new_job(world.client.ledger, kind="odd", spec={"kind": "odd"})
+    for _ in range(5):
+        assert world.client._publish(job, "cpu")
+    with worker(world):
+        wait_until(finished(world, [job]), 40)
+        time.sleep(1)
+    assert (world.client.job(job).state, world.client.job(job).attempts, results(world)) == ("succeeded", 1, 1)
+
+
+def test_the_process_that_supervises_imports_no_torch(settings: Settings) -> None:
+    program = "import sys, worker.celery, app.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_broker_that_is_down_costs_no_job(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDITOR_BROKER_URL", "redis://127.0.0.1:1/0")
+    world = make_world(load_settings())
+    (job,) = audits(world, 1)
+    view = world.client.job(job)
+    assert view.state == "queued"
+    assert world.client.ledger.unpublished() == [(job, "cpu")]

@@ -1,0 +1,228 @@
+"""One job under its supervisor: it ends as it should, whatever it does, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from auditor.errors import ServiceError
+from auditor.metrics import Rate
+from tests.plugins import plugged
+from tests.worker.rows import new_job
+from tests.worker.world import ODD_JOBS, World, make_world, quick_spec
+from worker.ledger import Claim, Ledger, Renewal
+from worker.models import JobRow
+from worker.settings import Settings, load_settings
+from worker.supervisor import supervise
+
+
+@pytest.fixture
+def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    for name, value in plugged(tmp_path, "worker.jobs", "odd", ODD_JOBS).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AUDITOR_LEASE_SECONDS", "3")
+    return make_world(load_settings())
+
+
+def odd(world: World, how: str, *, time_limit: float = 60.0, max_attempts: int = 3, seconds: float = 60.0) -> str:
+    spec = {"kind": "odd", "how": how, "seconds": seconds}
+    return new_job(world.client.ledger, kind="odd", spec=spec, time_limit=time_limit, max_attempts=max_attempts)
+
+
+def run(world: World, job: str, stopping: threading.Event | None = None) -> str:
+    return supervise(job, "test", world.client.settings, world.client.ledger, stopping or threading.Event())
+
+
+def runners() -> list[int]:
+    """Processes that run a job, of this user."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"worker.runner" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: object, seconds: float = 20.0) -> None:
+    limit = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < limit, "waited too long"
+        time.sleep(0.05)
+
+
+def test_an_audit_runs_to_its_result(world: World) -> None:
+    job = world.client.ledger.insert(
+        kind="audit", title="tiny on random", queue="cpu", model_id=world.model_id, dataset_id=world.dataset_id,
+        spec={"kind": "audit", "model_id": world.model_id, "dataset_id": world.dataset_id,
+              "audit": quick_spec().model_dump(mode="json")},
+        max_attempts=3, time_limit=60.0,
+    )  # fmt: skip
+    assert run(world, job) == "done"
+    view = world.client.job(job)
+    assert (view.state, view.share, view.attempts) == ("succeeded", 1.0, 1)
+    result = world.client.audit_result(job)
+    assert len(result.samples) == 30
+    assert result.provenance.model.sha256 == world.client.model("tiny").weights
+    assert result.provenance.dataset.sha256 == world.client.dataset("random").content
+    assert Rate.model_validate(view.summary["clean"]) == result.clean_accuracy
+    assert world.client.report(job[:8]).startswith("<!doctype html>")
+    assert run(world, job) == "not queued"
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "hint"),
+    [
+        ("refuse", "The network returned NaN.", "Check the weights."),
+        ("memory", "The job needs more memory than there is.", "Set a smaller batch_size, or use fewer samples."),
+    ],
+)
+def test_a_refusal_is_said_as_it_is(world: World, how: str, error: str, hint: str) -> None:
+    job = odd(world, how)
+    assert run(world, job) == "done"
+    view = world.client.job(job)
+    assert (view.state, view.error, view.hint, view.attempts) == ("failed", error, hint, 1)
+
+
+def test_a_bug_shows_no_traceback_and_no_password_outside_the_log(world: World) -> None:
+    job = odd(world, "bug")
+    run(world, job)
+    view = world.client.job(job)
+    assert view.error == "The job stopped on an internal error."
+    assert job[:8] in view.hint
+    log = (world.client.settings.logs / f"job-{job}.log").read_text()
+    assert "Traceback" in log
+    assert "hunter2" not in log
+
+
+def test_a_process_that_dies_is_tried_again_and_given_up_in_the_end(world: World) -> None:
+    job = odd(world, "abort", max_attempts=2)
+    assert run(world, job) == "crashed, now queued"
+    assert run(world, job) == "crashed, now failed"
+    view = world.client.job(job)
+    assert (view.state, view.attempts) == ("failed", 2)
+    assert view.error == "The job's process ended by signal 6 (SIGABRT)."
+
+
+def test_a_job_over_its_time_is_stopped(world: World) -> None:
+    job = odd(world, "hang", time_limit=6)
+    assert run(world, job) == "over time"
+    assert "longer than its limit of 6 seconds" in world.client.job(job).error
+    assert runners() == []
+
+
+@pytest.mark.parametrize("how", ["hang", "slow"])
+def test_a_cancel_is_felt_within_two_seconds(world: World, how: str) -> None:
+    job = odd(world, how)
+    thread = threading.Thread(target=run, args=(world, job))
+    thread.start()
+    wait_until(lambda: runners() and world.client.job(job).state == "running")
+    if how == "slow":
+        wait_until(lambda: world.client.job(job).share > 0)
+    asked = time.monotonic()
+    world.client.cancel(job)
+    thread.join(10)
+    assert time.monotonic() - asked < 2
+    assert world.client.job(job).state == "cancelled"
+    assert runners() == []
+
+
+def test_progress_and_time_left_are_seen_while_it_runs(world: World) -> None:
+    job = odd(world, "slow", seconds=4)
+    thread = threading.Thread(target=run, args=(world, job))
+    thread.start()
+    wait_until(lambda: world.client.job(job).share > 0.3)
+    view = world.client.job(job)
+    assert view.step.startswith("step ")
+    assert view.eta is not None
+    assert 0 < view.eta < 30
+    thread.join(20)
+    assert world.client.job(job).state == "succeeded"
+
+
+def test_a_worker_that_shuts_down_gives_the_job_back_uncounted(world: World) -> None:
+    job, stopping = odd(world, "hang"), threading.Event()
+    thread = threading.Thread(target=run, args=(world, job, stopping))
+    thread.start()
+    wait_until(runners)
+    stopping.set()
+    thread.join(10)
+    view = world.client.job(job)
+    assert (view.state, view.attempts) == ("queued", 0)
+    assert runners() == []
+    assert world.client.ledger.unpublished() == [(job, "cpu")]
+
+
+def test_a_supervisor_that_lost_its_job_kills_the_runner_and_writes_nothing(world: World) -> None:
+    job = odd(world, "hang")
+    thread = threading.Thread(target=run, args=(world, job))
+    thread.start()
+    wait_until(runners)
+    with world.client.database.write() as session:
+        session.execute(update(JobRow).where(JobRow.id == job).values(fence=JobRow.fence + 1, owner="another"))
+    thread.join(10)
+    assert runners() == []
+    assert world.client.job(job).state == "running", "it is another's now"
+
+
+def test_a_supervisor_that_cannot_reach_the_database_for_a_lease_stops_its_job(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(self: Ledger, claim: Claim, lease: float = 0) -> Renewal:
+        raise ServiceError("The database does not answer.")
+
+    job = odd(world, "hang")
+    results: list[str] = []
+    thread = threading.Thread(target=lambda: results.append(run(world, job)))
+    thread.start()
+    wait_until(runners)
+    monkeypatch.setattr(Ledger, "look", down)
+    monkeypatch.setattr(Ledger, "renew", down)
+    thread.join(15)
+    assert results == ["fenced: the database does not answer"]
+    assert runners() == []
+
+
+def test_the_lease_is_kept_while_the_job_runs(world: World) -> None:
+    job = odd(world, "slow", seconds=7)
+    thread = threading.Thread(target=run, args=(world, job))
+    thread.start()
+    wait_until(runners)
+    while thread.is_alive():
+        assert world.client.ledger.reap() == ([], []), "longer than the lease of three seconds, but never out of it"
+        time.sleep(0.3)
+    assert world.client.job(job).state == "succeeded"
+
+
+def test_a_runner_dies_with_its_supervisor(world: World, tmp_path: Path) -> None:
+    job = odd(world, "hang")
+    program = (
+        "import sys, threading; from worker.settings import load_settings; from worker.db import connect;"
+        "from worker.ledger import Ledger; from worker.supervisor import supervise;"
+        "s = load_settings(); supervise(sys.argv[1], 'x', s, Ledger(connect(s)), threading.Event())"
+    )
+    supervisor = subprocess.Popen([sys.executable, "-c", program, job])
+    wait_until(runners)
+    os.kill(supervisor.pid, signal.SIGKILL)
+    supervisor.wait()
+    wait_until(lambda: runners() == [], 3)
+
+
+def test_a_damaged_blob_fails_the_job_with_a_sentence(world: World) -> None:
+    path = world.client.blobs.path(world.client.model("tiny").weights)
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    job = world.client.ledger.insert(
+        kind="vet", title="t", queue="cpu", model_id=world.model_id, dataset_id=None,
+        spec={"kind": "vet", "model_id": world.model_id}, max_attempts=1, time_limit=60.0,
+    )  # fmt: skip
+    run(world, job)
+    assert "is damaged. Add it again" in f"{world.client.job(job).error} {world.client.job(job).hint}"
