@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -52,13 +52,17 @@ def child(settings: Settings, *arguments: str, log: str) -> Iterator[subprocess.
 
 
 @contextmanager
-def worker_if_none(client: Client) -> Iterator[None]:
-    """Make sure that a worker is running while inside."""
+def worker_if_none(client: Client) -> Iterator[Callable[[], None]]:
+    """A worker is running while inside; call what this yields now and then, since a worker that others started may end."""
     with ExitStack() as stack:
-        if not client.workers():
-            process = stack.enter_context(child(client.settings, "worker", log="worker"))
-            wait_for_worker(client, process)
-        yield
+
+        def ensure() -> None:
+            if not client.workers():
+                process = stack.enter_context(child(client.settings, "worker", log="worker"))
+                wait_for_worker(client, process)
+
+        ensure()
+        yield ensure
 
 
 def wait_for_worker(client: Client, process: subprocess.Popen[bytes]) -> None:

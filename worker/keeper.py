@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from sqlalchemy import delete, insert, select, update
 
@@ -49,6 +50,12 @@ class Keeper:
                 )
             )
         self.identity = identity
+
+    def unregister(self) -> None:
+        """This worker takes no more jobs: nobody is to count on it."""
+        if self.identity is not None:
+            with suppress(ServiceError), self.ledger.database.write() as session:
+                session.execute(delete(WorkerRow).where(WorkerRow.id == self.identity))
 
     def start(self, stopping: threading.Event) -> threading.Thread:
         """Keep house in a thread until told to stop."""
@@ -98,6 +105,7 @@ class Keeper:
                 quiet_until = time.monotonic() + self.settings.lease_seconds
             except Exception:
                 self.log.exception("the keeper stumbled")
+        self.unregister()
 
 
 def living_workers(ledger: Ledger) -> list[WorkerRow]:

@@ -57,8 +57,8 @@ def run(
     console.print(f"Audit {job_id[:8]} is queued.")
     if detach:
         return
-    with worker_if_none(client):
-        (job,) = follow(client, [job_id])
+    with worker_if_none(client) as keep_one:
+        (job,) = follow(client, [job_id], keep_one)
     if job.state != "succeeded":
         raise AuditorError(job.error or f"The audit was {job.state}.", job.hint)
     summary(client, job)

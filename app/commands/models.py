@@ -95,8 +95,8 @@ def vet(model: str, dataset: Annotated[str, typer.Argument(help="A data set to m
     client = Client()
     client.prepare()
     job_id = client.vet(model, dataset or None)
-    with worker_if_none(client):
-        (job,) = follow(client, [job_id])
+    with worker_if_none(client) as keep_one:
+        (job,) = follow(client, [job_id], keep_one)
     if job.state != "succeeded":
         raise SpecError(job.error or f"The vetting was {job.state}.", job.hint)
     card = client.card(job_id)

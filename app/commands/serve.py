@@ -43,7 +43,7 @@ def demo(
         wait_for_worker(client, worker_process)
         jobs = queue_audits(client, anew=once)
         if once:
-            _once(client, jobs, reports)
+            _once(client, jobs, reports, worker_process)
             console.print(f"Done in {duration(time.monotonic() - began)}.")
             return
         address = _start_dashboard(stack, client.settings, port)
@@ -109,11 +109,15 @@ def migrate() -> None:
     console.print("The database is up to date.")
 
 
-def _once(client: Client, jobs: list[str], reports: Path) -> None:
+def _once(client: Client, jobs: list[str], reports: Path, worker_process: subprocess.Popen[bytes]) -> None:
     from app.commands.audits import summary
     from app.commands.compare import write_text
 
-    ended = follow(client, jobs)
+    def worker_lives() -> None:
+        if worker_process.poll() is not None:
+            raise ServiceError("The worker ended.", f"Its log is {client.settings.logs / 'worker.log'}.")
+
+    ended = follow(client, jobs, worker_lives)
     for job in ended:
         if job.state != "succeeded":
             raise AuditorError(f"The audit {job.title} was {job.state}: {job.error}", job.hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,8 @@ def rate(data: dict[str, Any] | None) -> str:
     return f"{100 * data['value']:.1f} % [{100 * data['low']:.1f}, {100 * data['high']:.1f}]"
 
 
-def follow(client: Client, job_ids: Sequence[str]) -> list[JobView]:
-    """Show the progress of some jobs until all have ended; returns how they ended."""
+def follow(client: Client, job_ids: Sequence[str], on_poll: Callable[[], None]) -> list[JobView]:
+    """Show the progress of some jobs until all have ended; returns how they ended. Calls ``on_poll`` while it waits."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console) as progress:
         bars = {job_id: progress.add_task("", total=1.0, note="") for job_id in job_ids}
@@ -68,6 +68,7 @@ def follow(client: Client, job_ids: Sequence[str]) -> list[JobView]:
                 )
             if all(job.ended for job in jobs):
                 return jobs
+            on_poll()
             time.sleep(POLL_SECONDS)
 
 
