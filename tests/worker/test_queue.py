@@ -103,7 +103,7 @@ def results(world: World) -> int:
 def test_kill_9_of_the_worker_in_the_middle_of_an_audit_and_the_audit_finishes_once(world: World) -> None:
     # So small an epsilon fools nobody, so every sample takes all its steps, one image at a time: some ten seconds.
     slow = AuditSpec.load(
-        {"samples": 60, "threats": [{"epsilon": 1e-4}], "attacks": [{"kind": "pgd", "steps": 150}], "batch_size": 1}
+        {"samples": 60, "threats": [{"epsilon": 1e-4}], "attacks": [{"kind": "pgd", "steps": 100}], "batch_size": 1}
         | {"curve": [], "analyses": []}
     )
     with worker(world) as process:
@@ -114,7 +114,7 @@ def test_kill_9_of_the_worker_in_the_middle_of_an_audit_and_the_audit_finishes_o
         wait_until(lambda: runners() == [], 3)
         assert not world.client.job(job).ended
     with worker(world):
-        wait_until(finished(world, [job]), 60)
+        wait_until(finished(world, [job]), 240)
     view = world.client.job(job)
     assert (view.state, view.attempts) == ("succeeded", 2)
     assert results(world) == 1
