@@ -16,7 +16,7 @@ up: $(VENV)/.runtime  ## worker and dashboard
 
 test: $(VENV)/.dev  ## lint, types, architecture, tests
 	$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -51,7 +51,7 @@ def draw_block(block: AnyBlock, key: str, detail: Detail | None, path: tuple[str
 def _text(block: Text) -> None:
     show = {"note": st.info, "good": st.success, "warning": st.warning, "bad": st.error}.get(block.tone)
     if block.tone == "code":
-        st.code(block.text, language="json")
+        st.code(block.text, language="json", height=400)
     elif show is not None:
         show(plain(block.text))
     else:

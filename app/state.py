@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app.text import plain
+from auditor.dataset import ImageDataset
+from auditor.examples import Examples
 from auditor.report.blocks import Section
 from auditor.report.section import document
 from auditor.result import AuditResult
@@ -28,6 +30,16 @@ def audit_result(job_id: str) -> AuditResult:
 @st.cache_resource(show_spinner="Drawing the result", max_entries=16)
 def sections(job_id: str) -> list[Section]:
     return document(audit_result(job_id))
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def examples(job_id: str, record: int) -> Examples:
+    return client().examples(job_id, record)
+
+
+@st.cache_resource(show_spinner=False, max_entries=16)
+def audited_data(job_id: str) -> ImageDataset:
+    return client().audited_data(job_id)
 
 
 @st.cache_data(show_spinner="Writing the report", max_entries=8)

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from auditor.capability import Capability, Catalog
-from auditor.check import Flag
 from auditor.classifier import Classifier
+from auditor.flag import Flag
 from auditor.progress import OnProgress, no_progress
 from auditor.report.blocks import AnyBlock, Section
 from auditor.threat import ThreatModel

@@ -16,33 +16,30 @@ from numpy.typing import NDArray
 from auditor.analysis import Finding, Subject
 from auditor.attack import Attack
 from auditor.audit_spec import AuditSpec
-from auditor.check import Flag
 from auditor.classifier import Classifier
+from auditor.corruption import CorruptedDataset, Corruption
 from auditor.dataset import ImageDataset
 from auditor.errors import MismatchError, SpecError
-from auditor.evaluation import CleanPass, Finished, Outcome, clean_pass, run_attack
+from auditor.evaluation import CleanPass, clean_pass, run_attack
+from auditor.examples import ExampleWriter, first_positions
+from auditor.flag import Flag, Verdict
 from auditor.gallery import Gallery, draw
-from auditor.metrics import Rate
+from auditor.inquiry import Inquiry
+from auditor.outcome import Finished
 from auditor.pairs import make_pairs
+from auditor.plan import check_budget, plan, points
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.provenance import device_name, revision, versions
-from auditor.result import (
-    AttackRecord,
-    AuditResult,
-    DatasetFacts,
-    ModelFacts,
-    Provenance,
-    SampleTable,
-    known_fooled,
-)
+from auditor.records import AttackRecord, CorruptionRecord, known_fooled
+from auditor.result import AuditResult, DatasetFacts, ModelFacts, Provenance, SampleTable
 from auditor.threat import ThreatModel
-from auditor.vet import VET_SAMPLES, check_fit, check_normalization, count_parameters
+from auditor.vet import check_fit, count_parameters
+
+DOUBLINGS = 5
+"""How often epsilon is doubled, at most, to see the curve reach 0."""
 
 PASS_PIXELS, SMALLEST_PASS, LARGEST_PASS = 400_000, 8, 512
 """By default a pass takes as many images as have 400,000 values (130 of CIFAR's size), within these bounds."""
-
-BLIND_WARNING, BLIND_SEVERE = 0.05, 0.5
-"""Share of the resisting samples without a usable gradient from which their resistance proves little, or nothing."""
 
 
 def run(
@@ -53,15 +50,19 @@ def run(
     on_progress: OnProgress = no_progress,
     model_sha256: str = "",
     architecture: Mapping[str, Any] | None = None,
+    examples: Path | None = None,
 ) -> AuditResult:
     """Audit a classifier on a data set.
 
-    ``on_progress`` hears the share done and the step, and may raise to stop. Nothing is left on disk. Raises
+    ``on_progress`` hears the share done and the step, and may raise to stop. ``examples``: a folder for the adversarial
+    images that the spec keeps (see ``auditor.examples``); without it none are, and nothing is left on disk. Raises
     MismatchError when model and data do not fit, SpecError for a spec that cannot run, EvaluationError when the network
     misbehaves.
     """
     check_fit(classifier, dataset)
-    audit = _Audit(spec, classifier.to(pick_device(spec.device)), dataset, on_progress)
+    for corruption in spec.corruptions:
+        corruption.check(dataset.shape[0])
+    audit = _Audit(spec, classifier.to(pick_device(spec.device)), dataset, on_progress, examples)
     return audit.result(model_sha256, architecture)
 
 
@@ -77,8 +78,15 @@ def pick_device(choice: str) -> torch.device:
 class _Audit:
     """One audit under way."""
 
-    def __init__(self, spec: AuditSpec, classifier: Classifier, dataset: ImageDataset, on_progress: OnProgress) -> None:
-        self.spec, self.classifier, self.dataset = spec, classifier, dataset
+    def __init__(
+        self,
+        spec: AuditSpec,
+        classifier: Classifier,
+        dataset: ImageDataset,
+        on_progress: OnProgress,
+        examples: Path | None,
+    ) -> None:
+        self.spec, self.classifier, self.dataset, self.examples = spec, classifier, dataset, examples
         by_size = max(SMALLEST_PASS, min(LARGEST_PASS, PASS_PIXELS // int(np.prod(classifier.input_shape))))
         self.batch_size = spec.batch_size or by_size
         self.ids = self._samples()
@@ -86,14 +94,19 @@ class _Audit:
         self.progress = StagedProgress(on_progress)
         self.records: list[AttackRecord] = []
         self.flags: list[Flag] = []
+        self.verdicts: list[Verdict] = []
 
     def result(self, model_sha256: str, architecture: Mapping[str, Any] | None) -> AuditResult:
         began, started = time.perf_counter(), datetime.now(UTC)
-        self._plan()
-        self._check_declaration()
+        for stage, weight in plan(self.spec, len(self.ids)).items():
+            self.progress.add(stage, weight)
+        self.check_budget = check_budget(self.spec, len(self.ids))
         clean = self._clean()
+        self._checks(preflight=True)
         galleries = self._headlines()
         self._curves()
+        self._checks(preflight=False)
+        corruptions = self._corruptions()
         findings = self._analyses()
         leading = [
             record for record in self.records if record.role == "headline" and record.threat == self.spec.threats[0]
@@ -105,7 +118,9 @@ class _Audit:
             provenance=self._provenance(started, time.perf_counter() - began, model_sha256, architecture),
             samples=self._table(clean),
             records=tuple(self.records),
+            corruptions=corruptions,
             findings=findings,
+            checks=tuple(self.verdicts),
             flags=tuple(self.flags + [flag for finding in findings for flag in finding.flags]),
             gallery=draw(
                 self.classifier,
@@ -127,31 +142,6 @@ class _Audit:
             )
         return np.sort(order[: self.spec.samples])
 
-    def _plan(self) -> None:
-        """The weight of every stage: its cost in forward passes, if no sample were fooled early."""
-        n, m = len(self.ids), min(len(self.ids), self.spec.analysis_samples)
-        self.progress.add("vet", 7 * min(n, VET_SAMPLES))
-        self.progress.add("clean", n)
-        for threat in self.spec.threats:
-            for attack in self.spec.attacks:
-                self.progress.add(("headline", threat, attack), n * _passes(attack))
-            for point in self._points(threat):
-                for attack in self.spec.attacks:
-                    self.progress.add(("curve", point, attack), 0.5 * n * _passes(attack))
-        if self.spec.analyses:
-            self.progress.add("pairs", m * _passes(self.spec.analysis_attack))
-            for analysis in self.spec.analyses:
-                self.progress.add(analysis, 3 * m)
-
-    def _check_declaration(self) -> None:
-        """Would another normalisation, or another order of the classes, explain the model better?"""
-        checked = self.ids[:: max(1, len(self.ids) // VET_SAMPLES)][:VET_SAMPLES]
-        with self.progress.stage("vet"):
-            _, _, doubts = check_normalization(
-                self.classifier, self.dataset, checked, batch_size=self.batch_size, on_progress=self.progress
-            )
-        self.flags += doubts
-
     def _clean(self) -> CleanPass:
         with self.progress.stage("clean"):
             clean = clean_pass(
@@ -159,34 +149,43 @@ class _Audit:
             )
         self.criterion = self.spec.goal.criterion(self.labels, clean.logits, self.ids.tolist(), self.spec.seed)
         self.correct = clean.prediction == self.labels.numpy()
+        self.inquiry = self._inquiry()
         return clean
 
     def _headlines(self) -> list[Gallery]:
         """Every attack under every threat, on every correctly classified sample; one gallery per attack of the first."""
         galleries = []
         for threat in self.spec.threats:
-            for attack in self.spec.attacks:
+            for attack in self.spec.attacks_for(threat):
                 gallery = Gallery(self.spec.gallery) if threat == self.spec.threats[0] else None
                 with self.progress.stage(("headline", threat, attack)):
                     self._attack(attack, threat, "headline", np.flatnonzero(self.correct), gallery)
                 galleries += [gallery] if gallery is not None else []
         return galleries
 
-    def _points(self, threat: ThreatModel) -> list[ThreatModel]:
-        """The further points of a threat's curve, smallest epsilon first; a point with a headline of its own is not one."""
-        points = (
-            threat.model_copy(update={"epsilon": threat.epsilon * multiple}) for multiple in sorted(self.spec.curve)
-        )
-        return [point for point in points if point not in self.spec.threats]
-
     def _curves(self) -> None:
         """Every attack, at every point, on the samples that nothing has fooled there so far."""
         for threat in self.spec.threats:
-            for point in self._points(threat):
-                for attack in self.spec.attacks:
+            for point in points(self.spec, threat):
+                for attack in self.spec.attacks_for(point):
                     with self.progress.stage(("curve", point, attack)):
-                        standing = self.correct & ~known_fooled(self.records, point, len(self.ids))
-                        self._attack(attack, point, "curve", np.flatnonzero(standing), None)
+                        self._attack_standing(attack, point)
+            with self.progress.stage(("beyond", threat)):
+                self._to_zero(max((threat, *points(self.spec, threat)), key=lambda point: point.epsilon))
+
+    def _to_zero(self, last: ThreatModel) -> None:
+        """Further points, each of twice the epsilon, until nothing stands; gradients that hide show here."""
+        whole = last.norm.largest(self.dataset.shape)
+        for _ in range(DOUBLINGS if self.spec.curve_to_zero else 0):
+            if last.epsilon >= whole or not (self.correct & ~known_fooled(self.records, last, len(self.ids))).any():
+                return
+            last = last.model_copy(update={"epsilon": min(2 * last.epsilon, whole)})
+            for attack in self.spec.attacks_for(last):
+                self._attack_standing(attack, last)
+
+    def _attack_standing(self, attack: Attack, point: ThreatModel) -> None:
+        standing = self.correct & ~known_fooled(self.records, point, len(self.ids))
+        self._attack(attack, point, "curve", np.flatnonzero(standing), None)
 
     def _attack(
         self,
@@ -196,6 +195,10 @@ class _Audit:
         positions: NDArray[np.int64],
         gallery: Gallery | None,
     ) -> None:
+        keepers: list[Callable[[Finished], None]] = [gallery.add] if gallery is not None else []
+        if self.examples is not None and role == "headline":
+            kept = first_positions(positions, self.spec.examples)
+            keepers.append(ExampleWriter(self.examples, len(self.records), kept, self.classifier.input_shape).add)
         outcome = run_attack(
             self.classifier,
             attack,
@@ -205,11 +208,48 @@ class _Audit:
             self.criterion[torch.from_numpy(positions)].to(self.classifier.device),
             seed=self.spec.seed,
             batch_size=self.batch_size,
-            on_finished=_into(gallery, positions) if gallery is not None else None,
+            on_finished=_into(keepers, positions),
             on_progress=self.progress,
         )
-        self.records.append(_record(attack, threat, role, positions, outcome))
-        self.flags += _blindness(attack, threat, outcome)
+        self.records.append(AttackRecord.of(attack, threat, role, positions, outcome))
+
+    def _inquiry(self) -> Inquiry:
+        """What the checks may look at; the records in it grow as the audit goes on."""
+        return Inquiry(
+            self.classifier, self.dataset, self.ids, self.labels, self.correct, self.criterion,
+            targeted=self.spec.goal.kind == "targeted", threats=self.spec.threats, records=self.records,
+            seed=self.spec.seed, batch_size=self.batch_size, samples=self.spec.check_samples,
+            budget=self.check_budget, on_progress=self.progress,
+        )  # fmt: skip
+
+    def _checks(self, *, preflight: bool) -> None:
+        for check in self.spec.checks:
+            if check.preflight == preflight:
+                began = time.perf_counter()
+                with self.progress.stage(check):
+                    opinion = check.run(self.inquiry)
+                    self.progress(1.0, check.display_title())
+                self.flags += opinion.flags
+                self.verdicts.append(check.verdict(opinion, time.perf_counter() - began))
+
+    def _corruptions(self) -> tuple[CorruptionRecord, ...]:
+        """One forward pass over every sample under each corruption and severity."""
+        return tuple(self._corrupted(single) for corruption in self.spec.corruptions for single in corruption.each())
+
+    def _corrupted(self, corruption: Corruption) -> CorruptionRecord:
+        began = time.perf_counter()
+        what = f"{corruption.display_title()}, severity {corruption.severity}"
+        with self.progress.stage(corruption):
+            seen = clean_pass(
+                self.classifier,
+                CorruptedDataset(self.dataset, corruption, self.spec.seed),
+                self.ids,
+                batch_size=self.batch_size,
+                on_progress=lambda share, _: self.progress(share, what),
+            )
+        return CorruptionRecord(
+            corruption=corruption, predictions=seen.prediction.tolist(), seconds=time.perf_counter() - began
+        )
 
     def _analyses(self) -> tuple[Finding, ...]:
         if not self.spec.analyses:
@@ -276,42 +316,12 @@ class _Audit:
         )
 
 
-def _passes(attack: Attack) -> float:
-    """Cost of one sample in forward passes; a backward pass counts as two."""
-    return float(attack.runs * (3 * attack.iterations + 1))
+def _into(keepers: list[Callable[[Finished], None]], positions: NDArray[np.int64]) -> Callable[[Finished], None]:
+    """The attack counts its own samples from 0; who keeps images wants their places in the sample table."""
 
+    def hand(finished: Finished) -> None:
+        placed = finished._replace(position=positions[finished.position])
+        for keep in keepers:
+            keep(placed)
 
-def _into(gallery: Gallery, positions: NDArray[np.int64]) -> Callable[[Finished], None]:
-    """The attack counts its own samples from 0; the gallery wants their places in the sample table."""
-    return lambda finished: gallery.add(finished._replace(position=positions[finished.position]))
-
-
-def _record(
-    attack: Attack,
-    threat: ThreatModel,
-    role: Literal["headline", "curve"],
-    positions: NDArray[np.int64],
-    outcome: Outcome,
-) -> AttackRecord:
-    columns = {name: value.tolist() for name, value in outcome._asdict().items() if isinstance(value, np.ndarray)}
-    return AttackRecord(
-        attack=attack, threat=threat, role=role, positions=positions.tolist(), seconds=outcome.seconds, **columns
-    )
-
-
-def _blindness(attack: Attack, threat: ThreatModel, outcome: Outcome) -> list[Flag]:
-    """A sample that resisted while the attack saw no gradient proves nothing."""
-    n = len(outcome.fooled)
-    blind = Rate.count(int((outcome.blind & ~outcome.fooled).sum()), n)
-    if blind.value is None or blind.value < BLIND_WARNING:
-        return []
-    return [
-        Flag(
-            name="blind attack",
-            severity="severe" if blind.value >= BLIND_SEVERE else "warning",
-            message=f"{attack.display_title()} ({threat}) had no gradient to follow on samples that it did not fool.",
-            evidence=f"{blind.hits} of {n} attacked samples ({blind}) resisted while their gradient was zero or not finite",
-            remedy="The loss saturates or the network hides its gradient; use an attack on the logits' margin, or one "
-            "that needs no gradient.",
-        )
-    ]
+    return hand

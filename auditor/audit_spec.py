@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from auditor.analysis import ANALYSES, Analysis
-from auditor.attack import ATTACKS, Attack
+from auditor.attack import ATTACKS, Attack, Ensemble
 from auditor.capability import MemberOf
+from auditor.check import CHECKS, Check
+from auditor.corruption import CORRUPTIONS, Corruption
 from auditor.criterion import Goal, Untargeted
 from auditor.errors import SpecError
 from auditor.threat import ThreatModel
@@ -33,12 +35,19 @@ class AuditSpec(BaseModel):
         default_factory=lambda: (ATTACKS.build("fgsm", {}), ATTACKS.build("pgd", {})),
         min_length=1,
         max_length=32,
-        description="Attacks, each run on every correctly classified sample.",
+        description="Attacks, each run on every correctly classified sample under each threat model whose norm it knows.",
     )
     curve: tuple[Multiple, ...] = Field(
         (0.25, 0.5, 2.0),
         max_length=32,
         description="Further points of the curve of robust accuracy, as multiples of each epsilon.",
+    )
+    curve_to_zero: bool = Field(
+        True,
+        description="Go on with the curve, doubling epsilon, until nothing is classified correctly (5 times at most).",
+    )
+    corruptions: tuple[Annotated[Corruption, MemberOf(CORRUPTIONS)], ...] = Field(
+        (), max_length=100, description="Common corruptions; the accuracy on every sample is measured under each."
     )
     analyses: tuple[Annotated[Analysis, MemberOf(ANALYSES)], ...] = Field(
         default_factory=lambda: tuple(ANALYSES.build(kind, {}) for kind in ANALYSES.members),
@@ -50,8 +59,23 @@ class AuditSpec(BaseModel):
         description="Attack that makes the perturbed twins for the analyses; it runs all its steps on every sample.",
     )
     analysis_samples: int = Field(500, ge=1, le=10_000_000, description="Samples for the analyses, at most.")
+    checks: tuple[Annotated[Check, MemberOf(CHECKS)], ...] = Field(
+        default_factory=lambda: tuple(CHECKS.build(kind, {}) for kind in CHECKS.members),
+        max_length=64,
+        description="Checks of the evaluation itself; the headline is withheld where one finds a severe fault.",
+    )
+    check_samples: int = Field(
+        100, ge=1, le=10_000, description="Samples that a check looks at or attacks again, at most."
+    )
     samples: int | None = Field(
         1000, ge=1, le=10_000_000, description="Samples to audit, drawn by the seed; empty for all."
+    )
+    examples: int | None = Field(
+        100,
+        ge=0,
+        le=10_000_000,
+        description="Of the first so many samples, keep the image that each attack made, to browse and export; 0 for none, "
+        "empty for all.",
     )
     gallery: int = Field(12, ge=0, le=48, description="Samples to show as pictures.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice.")
@@ -63,17 +87,35 @@ class AuditSpec(BaseModel):
     @model_validator(mode="after")
     def _attacks_fit(self) -> AuditSpec:
         for threat in self.threats:
-            for attack in (*self.attacks, self.analysis_attack):
-                if threat.norm not in attack.norms:
-                    raise ValueError(f"{attack.display_title()} does not work in {threat.norm.symbol}")
+            if not self.attacks_for(threat):
+                names = ", ".join(attack.display_title() for attack in self.attacks)
+                raise ValueError(f"none of the attacks ({names}) works in {threat.norm.symbol}")
+        for attack in self.attacks:
+            if not any(threat.norm in attack.norms for threat in self.threats):
+                known = ", ".join(sorted(norm.symbol for norm in attack.norms))
+                raise ValueError(f"{attack.display_title()} works in {known}, and no threat model is")
         named = [str(threat) for threat in self.threats]
-        named += [member.describe() for member in (*self.attacks, *self.analyses)]
+        named += [member.describe() for member in (*self.attacks, *self.analyses, *self.checks)]
+        named += [single.describe() for corruption in self.corruptions for single in corruption.each()]
         for one, other in combinations(named, 2):
             if one == other:
                 raise ValueError(f"{one} is named twice")
-        if self.analyses and self.analysis_attack.runs > 1:
-            raise ValueError("the analysis attack makes one twin per sample, so it takes a single run (restarts = 1)")
+        if self.analyses:
+            self._check_twin_maker()
         return self
+
+    def _check_twin_maker(self) -> None:
+        attack, lead = self.analysis_attack, self.threats[0]
+        if lead.norm not in attack.norms:
+            raise ValueError(f"the analysis attack, {attack.display_title()}, does not work in {lead.norm.symbol}")
+        if attack.runs > 1 or attack.budget != "fixed" or isinstance(attack, Ensemble):
+            raise ValueError(
+                "the analysis attack makes one twin per sample, so it takes a single run (restarts = 1) within a fixed budget"
+            )
+
+    def attacks_for(self, threat: ThreatModel) -> tuple[Attack, ...]:
+        """The attacks that work in this threat model's norm."""
+        return tuple(attack for attack in self.attacks if threat.norm in attack.norms)
 
     @classmethod
     def load(cls, data: object) -> AuditSpec:

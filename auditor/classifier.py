@@ -198,5 +198,13 @@ def finite(logits: Tensor) -> Tensor:
     return logits
 
 
+def input_gradient(total: Tensor, points: Tensor, *, retain_graph: bool = False) -> Tensor:
+    """Gradient of a number by the points; zero where the network lets none through (rounding, an array library, detach)."""
+    if not total.requires_grad:
+        return torch.zeros_like(points)
+    (value,) = torch.autograd.grad(total, points, retain_graph=retain_graph, allow_unused=True)
+    return torch.zeros_like(points) if value is None else value
+
+
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

@@ -26,6 +26,7 @@ def compare(first: AuditResult, second: AuditResult) -> list[Section]:
     names = _names(first, second)
     return [
         _differences(first, second, pick_first, pick_second, names),
+        *_corruptions(first, second, pick_first, pick_second, names),
         *_curves(first, second, names),
         *_layers(first, second, names),
         _settings(first, second, names),
@@ -84,21 +85,51 @@ def _differences(
         )
     blocks.append(
         Table(
-            columns=(
-                Column(key="what", title="Share of the same samples"),
-                Column(key="first", title=names[0]),
-                Column(key="second", title=names[1]),
-                Column(key="difference", title="Difference [95 %]"),
-                Column(key="only_first", title=f"Only {names[0]}"),
-                Column(key="only_second", title=f"Only {names[1]}"),
-                Column(key="p", title="p (McNemar)"),
-            ),
+            columns=_columns(names),
             rows=tuple(rows),
             caption=f"n = {n}. Difference: second minus first, in points, with the paired interval of Agresti and Min. 'Only' "
             "counts the samples that one model gets right (or keeps right) and the other does not. p: exact McNemar test.",
         )
     )
     return Section(key="differences", title="What differs", blocks=tuple(blocks))
+
+
+def _columns(names: tuple[str, str]) -> tuple[Column, ...]:
+    return (
+        Column(key="what", title="Share of the same samples"),
+        Column(key="first", title=names[0]),
+        Column(key="second", title=names[1]),
+        Column(key="difference", title="Difference [95 %]"),
+        Column(key="only_first", title=f"Only {names[0]}"),
+        Column(key="only_second", title=f"Only {names[1]}"),
+        Column(key="p", title="p (McNemar)"),
+    )
+
+
+def _corruptions(
+    first: AuditResult,
+    second: AuditResult,
+    pick_first: NDArray[np.int64],
+    pick_second: NDArray[np.int64],
+    names: tuple[str, str],
+) -> list[Section]:
+    """The corruptions that both audits measured, on the very same corrupted images."""
+    theirs = {record.corruption: record for record in second.corruptions} if first.spec.seed == second.spec.seed else {}
+    rows = tuple(
+        _row(
+            f"accuracy, {record.corruption.display_title()}, severity {record.corruption.severity}",
+            first.corrupted(record)[pick_first],
+            second.corrupted(theirs[record.corruption])[pick_second],
+        )
+        for record in first.corruptions
+        if record.corruption in theirs
+    )
+    table = Table(
+        columns=_columns(names),
+        rows=rows,
+        caption=f"n = {len(pick_first)}, the same corrupted images; columns as above. With many rows some p are small by chance.",
+    )
+    return [Section(key="corruptions", title="Common corruptions", blocks=(table,))] if rows else []
 
 
 def _row(what: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict[str, Any]:
@@ -127,7 +158,8 @@ def _curves(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
     figures = tuple(
         Figure(
             chart="accuracy_curve",
-            title=f"Accuracy against {threat.norm.symbol} epsilon",
+            title=f"Accuracy against {threat.norm.symbol} epsilon"
+            + (" (not established)" if first.headline_withheld or second.headline_withheld else ""),
             rows=tuple(curve_rows(first, threat, names[0]) + curve_rows(second, threat, names[1])),
             options=curve_options(threat),
             reading="Share of each audit's samples that are classified correctly and fooled by no attack within that epsilon, "

@@ -24,6 +24,12 @@ class Criterion(Protocol):
     def is_adversarial(self, logits: Tensor) -> Tensor:
         """Which rows have what the attacker wants; bool, shape (B,)."""
 
+    def leave(self, logits: Tensor) -> Tensor:
+        """The class that each row must fall below another, int64, shape (B,): the label, or the best class but the target."""
+
+    def reach(self, logits: Tensor) -> Tensor:
+        """The classes that would do, likeliest first, int64, shape (B, M): all but the label, or the target alone."""
+
     def __getitem__(self, rows: Tensor) -> Criterion:
         """The criterion of some of the rows (an index or a bool mask)."""
 
@@ -45,6 +51,13 @@ class Misclassification:
 
     def is_adversarial(self, logits: Tensor) -> Tensor:
         return logits.argmax(1) != self.labels
+
+    def leave(self, logits: Tensor) -> Tensor:
+        return self.labels
+
+    def reach(self, logits: Tensor) -> Tensor:
+        others = logits.scatter(1, self.labels[:, None], -torch.inf)
+        return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
     def __getitem__(self, rows: Tensor) -> Misclassification:
         return Misclassification(self.labels[rows])
@@ -68,6 +81,12 @@ class TargetedMisclassification:
 
     def is_adversarial(self, logits: Tensor) -> Tensor:
         return logits.argmax(1) == self.targets
+
+    def leave(self, logits: Tensor) -> Tensor:
+        return logits.scatter(1, self.targets[:, None], -torch.inf).argmax(1)
+
+    def reach(self, logits: Tensor) -> Tensor:
+        return self.targets[:, None]
 
     def __getitem__(self, rows: Tensor) -> TargetedMisclassification:
         return TargetedMisclassification(self.targets[rows])

@@ -14,7 +14,8 @@ from auditor.attack import Attack
 from auditor.classifier import Classifier
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
-from auditor.evaluation import Finished, run_attack
+from auditor.evaluation import run_attack
+from auditor.outcome import Finished
 from auditor.progress import OnProgress, no_progress
 from auditor.threat import ThreatModel
 

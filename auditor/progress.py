@@ -27,6 +27,11 @@ class StagedProgress:
         """A stage to come; weights are relative to each other. A stage may be added twice: its weight grows."""
         self._weights[stage] = self._weights.get(stage, 0.0) + weight
 
+    @property
+    def total(self) -> float:
+        """Weight of all stages that were added and have not begun."""
+        return sum(self._weights.values())
+
     @contextmanager
     def stage(self, stage: Hashable) -> Iterator[None]:
         """The stage runs inside; it counts as done at the end, however little it reported."""

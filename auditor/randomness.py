@@ -33,6 +33,12 @@ class RowRandom:
         """Standard normal, shape, dtype and device of ``like``."""
         return self._draw(like, torch.randn)
 
+    def poisson(self, rates: Tensor) -> Tensor:
+        """Poisson counts with these means, shape, dtype and device of ``rates``."""
+        pairs = zip(rates.cpu(), self._generators, strict=True)
+        rows = [torch.poisson(rate, generator=generator) for rate, generator in pairs]
+        return torch.stack(rows).to(rates) if rows else torch.empty_like(rates)
+
     def _draw(self, like: Tensor, draw: Callable[..., Tensor]) -> Tensor:
         rows = [draw(like.shape[1:], generator=generator) for generator in self._generators]
         return torch.stack(rows).to(like) if rows else torch.empty_like(like)

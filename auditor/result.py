@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
 from auditor.analysis import Finding
-from auditor.attack import ATTACKS, Attack
 from auditor.audit_spec import AuditSpec
-from auditor.capability import MemberOf
-from auditor.check import Flag
+from auditor.flag import Flag, Verdict
 from auditor.metrics import Rate
+from auditor.records import AttackRecord, CorruptionRecord, known_fooled
 from auditor.report.blocks import ImageRow
 from auditor.threat import ThreatModel
+
+LATER: dict[str, Any] = {"curve_to_zero": False, "corruptions": (), "checks": (), "examples": 0}
+"""Fields of an AuditSpec that came after the first results were stored, with the values that say what those audits did."""
 
 
 class _Data(BaseModel):
@@ -34,6 +35,9 @@ class ModelFacts(_Data):
     num_classes: int
     parameters: int
     class_names: tuple[str, ...] | None
+
+    def class_name(self, label: int) -> str:
+        return self.class_names[label] if self.class_names is not None else f"class {label}"
 
 
 class DatasetFacts(_Data):
@@ -77,41 +81,28 @@ class SampleTable(_Data):
         return np.array(self.labels, np.int64) == np.array(self.predictions, np.int64)
 
 
-class AttackRecord(_Data):
-    """One attack under one threat model. ``positions``: which entries of the sample table were attacked; the other lists
-    run along it. ``blind``: a gradient was zero or not finite. Passes are counted per image.
+class Headline(_Data):
+    """Robust accuracy within one threat model; None, and why, where it is not established."""
 
-    ``role`` "headline": every correctly classified sample was attacked; "curve": only those that nothing had fooled yet.
-    """
-
-    attack: Annotated[Attack, MemberOf(ATTACKS)]
     threat: ThreatModel
-    role: Literal["headline", "curve"]
-    positions: list[int]
-    fooled: list[bool]
-    prediction: list[int]
-    confidence: list[float]
-    distance: list[float]
-    forwards: list[int]
-    backwards: list[int]
-    blind: list[bool]
-    seconds: float
-
-    @property
-    def success(self) -> Rate:
-        """Share of the attacked samples on which the attacker got what he wanted."""
-        return Rate.of(np.array(self.fooled, bool))
+    robust_accuracy: Rate | None
+    said: str
 
 
 class AuditResult(_Data):
-    """What one audit measured. ``headline_withheld`` says why no headline is given; empty when one is."""
+    """What one audit measured. ``headline_withheld`` says why no headline is given; empty when one is.
+
+    Its JSON also holds what is derived, ``headlines`` and ``headline_withheld``, for readers of the file.
+    """
 
     version: Literal[1] = 1
     spec: AuditSpec
     provenance: Provenance
     samples: SampleTable
     records: tuple[AttackRecord, ...]
+    corruptions: tuple[CorruptionRecord, ...] = ()
     findings: tuple[Finding, ...]
+    checks: tuple[Verdict, ...] = ()
     flags: tuple[Flag, ...]
     gallery: tuple[ImageRow, ...]
     gallery_note: str
@@ -136,26 +127,50 @@ class AuditResult(_Data):
         """Accuracy under this one attack: correct before, and not fooled by it."""
         return Rate.of(self.samples.correct & ~known_fooled((record,), record.threat, len(self.samples)))
 
+    def corrupted(self, record: CorruptionRecord) -> NDArray[np.bool_]:
+        """Which samples are classified correctly under this corruption, bool (N,)."""
+        return np.array(self.samples.labels, np.int64) == np.array(record.predictions, np.int64)
+
     def headline_records(self, threat: ThreatModel) -> list[AttackRecord]:
         return [record for record in self.records if record.role == "headline" and record.threat == threat]
 
     def curve(self, threat: ThreatModel) -> list[tuple[ThreatModel, Rate]]:
-        """Robust accuracy at every epsilon that was tried in this norm, from 0 (clean) upwards."""
-        threats = {record.threat for record in self.records if record.threat.norm == threat.norm}
-        return [(item, self.robust_accuracy(item)) for item in sorted(threats, key=lambda item: item.epsilon)]
+        """Robust accuracy at every epsilon that was tried in this norm, from 0 (clean) upwards; where an attack looked for the
+        closest images, also at quantiles of their distances."""
+        records = [record for record in self.records if record.threat.norm == threat.norm]
+        epsilons = {record.threat.epsilon for record in records}
+        for record in records:
+            if record.attack.budget == "minimal":
+                closest = [value for value in record.closest if value]
+                epsilons |= (
+                    set(np.quantile(closest, np.linspace(0.05, 1, 20), method="inverted_cdf")) if closest else set()
+                )
+        items = (ThreatModel(norm=threat.norm, epsilon=float(epsilon)) for epsilon in sorted(epsilons))
+        return [(item, self.robust_accuracy(item)) for item in items]
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def headline_withheld(self) -> str:
-        return " ".join(flag.message for flag in self.flags if flag.severity == "severe")
+        """The severe doubts, in words; a number is not quoted while one stands."""
+        return " ".join(dict.fromkeys(flag.message for flag in self.flags if flag.severity == "severe"))
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """The robust accuracy within each threat model, or that it is not established."""
+        if self.headline_withheld:
+            said = f"not established: {self.headline_withheld}"
+            return tuple(Headline(threat=threat, robust_accuracy=None, said=said) for threat in self.spec.threats)
+        rates = [(threat, self.robust_accuracy(threat)) for threat in self.spec.threats]
+        return tuple(Headline(threat=threat, robust_accuracy=rate, said=f"at most {rate}") for threat, rate in rates)
 
-def known_fooled(records: Iterable[AttackRecord], threat: ThreatModel, n: int) -> NDArray[np.bool_]:
-    """For which of ``n`` samples one of the records holds an adversarial image within ``threat``.
-
-    An image found under a smaller epsilon of the same norm lies in the larger ball too, so it counts.
-    """
-    known = np.zeros(n, bool)
-    for record in records:
-        if record.threat.norm == threat.norm and record.threat.epsilon <= threat.epsilon:
-            known[np.array(record.positions, np.int64)] |= np.array(record.fooled, bool)
-    return known
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_anew(cls, data: Any) -> Any:
+        """What a file says of derived values is not read. An older file's specification asked for less than today's defaults."""
+        if not isinstance(data, dict):
+            return data
+        data = {name: value for name, value in data.items() if name not in cls.model_computed_fields}
+        if isinstance(data.get("spec"), dict):
+            data["spec"] = LATER | data["spec"]
+        return data

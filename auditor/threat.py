@@ -1,28 +1,38 @@
-"""ThreatModel: how far an attacker may move an image, as a value that projects, steps, samples and measures."""
+"""ThreatModel: how far an attacker may move an image; Ball: the same for each row of a batch, with its geometry."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from auditor.geometry import Geometry
     from auditor.randomness import RowRandom
 
 
 class Norm(StrEnum):
-    """The norm that measures a perturbation (over all pixels and channels of one image)."""
+    """The norm that measures a perturbation, over all pixels and channels of one image; L0 counts the pixels changed."""
 
     LINF = "linf"
     L2 = "l2"
+    L1 = "l1"
+    L0 = "l0"
 
     @property
     def symbol(self) -> str:
-        return {"linf": "L∞", "l2": "L2"}[self.value]
+        return {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}[self.value]
+
+    def largest(self, shape: tuple[int, int, int]) -> float:
+        """The largest distance between two images of this shape, (C, H, W)."""
+        channels, height, width = shape
+        entries = channels * height * width
+        return {"linf": 1.0, "l2": entries**0.5, "l1": float(entries), "l0": float(height * width)}[self.value]
 
 
 def parse_epsilon(value: Any) -> Any:
@@ -49,81 +59,82 @@ def show_epsilon(epsilon: float) -> str:
 class ThreatModel(BaseModel):
     """A ball of radius ``epsilon`` around each image, cut by the box [0, 1].
 
-    Images are float tensors of shape (B, C, H, W) in [0, 1]; epsilon is in the same units.
+    Epsilon is in units of the images, which lie in [0, 1]; in L0 it is a number of pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     norm: Norm = Field(Norm.LINF, description="Norm that measures the perturbation.")
-    epsilon: Epsilon = Field(8 / 255, description="Largest perturbation allowed, for pixels in [0, 1].")
+    epsilon: Epsilon = Field(8 / 255, description="Largest perturbation allowed, for pixels in [0, 1]; in L0, pixels.")
+
+    @model_validator(mode="after")
+    def _whole_pixels(self) -> ThreatModel:
+        if self.norm is Norm.L0 and self.epsilon != int(self.epsilon):
+            raise ValueError(f"epsilon: expected a whole number of pixels in L0, got {self.epsilon:g}")
+        return self
 
     def __str__(self) -> str:
         return f"{self.norm.symbol} ε = {show_epsilon(self.epsilon)}"
+
+    def ball(self, like: Tensor) -> Ball:
+        """This ball around each image of a batch."""
+        return Ball(self.norm, like.new_full((len(like), 1, 1, 1), self.epsilon))
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A ball around each image of a batch: images are float (B, C, H, W) in [0, 1], ``epsilon`` is (B, 1, 1, 1)."""
+
+    norm: Norm
+    epsilon: Tensor
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The point of (ball around ``x``) ∩ [0, 1] that the harness allows for ``x_adv``; shape of ``x``.
 
         Ball first, box second: the box step moves towards ``x`` in every coordinate, so the ball still holds.
         """
-        return (x + _GEOMETRY[self.norm].shrink(x_adv - x, self.epsilon)).clamp(0, 1)
+        return (x + self._geometry.shrink(x_adv - x, self.epsilon)).clamp(0, 1)
 
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of unit norm with the largest inner product with ``gradient``; zero where the gradient is zero."""
-        return _GEOMETRY[self.norm].steepest(gradient)
+    def shrink(self, delta: Tensor) -> Tensor:
+        """The nearest perturbation (in L2) within the radius, whatever the box."""
+        return self._geometry.shrink(delta, self.epsilon)
+
+    def steepest(self, gradient: Tensor, x_adv: Tensor) -> Tensor:
+        """A direction of unit norm from ``x_adv`` along which the loss grows fast; zero where the gradient is zero.
+
+        In L∞ and L2 it has the largest inner product with the gradient that is possible.
+        """
+        return self._geometry.steepest(gradient, x_adv)
 
     def sample(self, x: Tensor, random: RowRandom) -> Tensor:
         """A point uniform in the ball around each image (before the box)."""
-        return x + self.epsilon * _GEOMETRY[self.norm].uniform(x, random)
+        return x + self.epsilon * self._geometry.uniform(x, random)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Norm of the perturbation of each image, shape (B,)."""
-        return _GEOMETRY[self.norm].length(x_adv - x)
+        return self._geometry.length(x_adv - x)
 
+    def dual_length(self, gradient: Tensor) -> Tensor:
+        """How fast a linear function with this gradient can grow per unit of the norm, (B,)."""
+        return self._geometry.dual_length(gradient)
 
-class _Linf:
-    @staticmethod
-    def length(delta: Tensor) -> Tensor:
-        return delta.abs().flatten(1).amax(1)
+    @property
+    def grain(self) -> float:
+        """The least by which two radii can usefully differ: one pixel in L0, else nothing."""
+        return self._geometry.grain
 
-    @staticmethod
-    def shrink(delta: Tensor, epsilon: float) -> Tensor:
-        return delta.clamp(-epsilon, epsilon)
+    def onto_plane(self, x: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
+        """The smallest step from ``x`` to the plane ``normal . z + offset = 0`` that stays in the box; offset is (B,)."""
+        return self._geometry.onto_plane(x, normal, offset)
 
-    @staticmethod
-    def steepest(gradient: Tensor) -> Tensor:
-        return gradient.sign()
+    @property
+    def _geometry(self) -> type[Geometry]:
+        from auditor import geometry  # threat models are read where torch is not wanted
 
-    @staticmethod
-    def uniform(x: Tensor, random: RowRandom) -> Tensor:
-        return 2 * random.uniform(x) - 1
-
-
-class _L2:
-    @staticmethod
-    def length(delta: Tensor) -> Tensor:
-        return delta.flatten(1).norm(dim=1)
-
-    @staticmethod
-    def shrink(delta: Tensor, epsilon: float) -> Tensor:
-        length = _rows(_L2.length(delta), delta)
-        return delta * (epsilon / length.clamp_min(epsilon))
-
-    @staticmethod
-    def steepest(gradient: Tensor) -> Tensor:
-        # Scaled by the largest entry first, so that the square of a small gradient does not underflow.
-        scaled = gradient / _rows(_Linf.length(gradient), gradient).clamp_min(1e-38)
-        return scaled / _rows(_L2.length(scaled), gradient).clamp_min(1e-12)
-
-    @staticmethod
-    def uniform(x: Tensor, random: RowRandom) -> Tensor:
-        # Direction from a normal, radius u^(1/d): uniform in the unit ball of dimension d.
-        direction = _L2.steepest(random.normal(x))
-        radius = random.uniform(x.flatten(1)[:, :1]) ** (1 / x[0].numel())
-        return direction * _rows(radius[:, 0], x)
-
-
-_GEOMETRY: dict[Norm, type[_Linf] | type[_L2]] = {Norm.LINF: _Linf, Norm.L2: _L2}
-
-
-def _rows(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.dim() - 1))
+        by_norm: dict[Norm, type[Geometry]] = {
+            Norm.LINF: geometry.Linf,
+            Norm.L2: geometry.L2,
+            Norm.L1: geometry.L1,
+            Norm.L0: geometry.L0,
+        }
+        return by_norm[self.norm]

@@ -56,7 +56,7 @@ def labelled(classifier: Classifier, n: int = 40, wrong: int = 5, seed: int = 0)
     """Random images with the model's own answers as labels, the first ``wrong`` of them made wrong."""
     images = random_images(n, classifier.input_shape, seed)
     data = ImageDataset(images, np.zeros(n, np.int64))
-    labels = classifier.logits(data.images(np.arange(n))).argmax(1).numpy()
+    labels = classifier.logits(data.images(np.arange(n)).to(classifier.dtype)).argmax(1).numpy()
     labels[:wrong] = (labels[:wrong] + 1) % classifier.num_classes
     names = [f"kind {index}" for index in range(classifier.num_classes)]
     return ImageDataset(images, labels, names, sha256="d" * 64, name="random")

@@ -83,7 +83,9 @@ class BlobStore:
                     gone.append(path.name)
         for path in (self.folder / "staging").glob("*"):
             with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime < limit:
+                if (
+                    max(file.stat().st_mtime for file in (path, *path.rglob("*"))) < limit
+                ):  # a long job writes into its own
                     shutil.rmtree(path, ignore_errors=True)
                     gone.append(path.name)
         return gone

@@ -11,7 +11,9 @@ from auditor.architecture import Architecture
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import Normalization
 from auditor.errors import MismatchError, NotFoundError
+from auditor.examples import Examples, shard_prefix
 from auditor.intake.upload import Upload, take_upload
+from auditor.plan import plan
 from auditor.report.blocks import Image
 from auditor.report.html import render
 from auditor.report.pictures import picture
@@ -31,6 +33,7 @@ from worker.settings import Settings, load_settings
 if TYPE_CHECKING:
     from celery import Celery
 
+    from auditor.dataset import ImageDataset
     from auditor.intake.datasets import ImageSize
 
 
@@ -60,6 +63,17 @@ class JobView(NamedTuple):
     @property
     def ended(self) -> bool:
         return self.state in ENDED
+
+
+class Estimate(NamedTuple):
+    """An upper bound on an audit's cost: ``passes`` in forward passes over single images (a backward pass counts as two), and
+    ``seconds`` at the speed that the model's vetting measured, None where it has not been vetted. Samples that are fooled
+    early spare much of it.
+    """
+
+    samples: int
+    passes: float
+    seconds: float | None
 
 
 class Client:
@@ -168,11 +182,25 @@ class Client:
     # -- jobs ----------------------------------------------------------------------------------------------------
 
     def audit(self, model: str, dataset: str, spec: AuditSpec) -> str:
-        """Queue an audit; returns the job's id. Raises MismatchError when model and data cannot fit."""
+        """Queue an audit; returns the job's id. Raises MismatchError when model and data cannot fit, SpecError when a corruption
+        and the data cannot."""
         model_row, dataset_row = self.model(model), self.dataset(dataset)
         _check_fit(architecture_of(model_row), dataset_row)
+        for corruption in spec.corruptions:
+            corruption.check(dataset_row.manifest["shape"][0])
         job = JOBS.build("audit", {"model_id": model_row.id, "dataset_id": dataset_row.id, "audit": spec})
         return self.submit(job, f"{model_row.name} on {dataset_row.name}")
+
+    def estimate(self, model: str, dataset: str, spec: AuditSpec) -> Estimate:
+        """What an audit would cost at most, before it runs."""
+        model_row = self.model(model)
+        total = int(self.dataset(dataset).manifest["samples"])
+        samples = min(total, spec.samples or total)
+        passes = sum(plan(spec, samples).values())
+        view = self.latest_vet(model_row.id)
+        card = self.card(view.id) if view is not None and view.state == "succeeded" else None
+        speed = card.forward_seconds if card is not None else None
+        return Estimate(samples, passes, None if speed is None else passes * speed)
 
     def vet(self, model: str, dataset: str | None = None) -> str:
         """Queue a vetting; returns the job's id. Raises MismatchError when model and data cannot fit."""
@@ -238,6 +266,33 @@ class Client:
     def report(self, key: str) -> str:
         """The report of an audit, as HTML."""
         return render(self.audit_result(key), title=self.job(key).title)
+
+    def examples(self, key: str, record: int) -> Examples:
+        """The adversarial images that an audit kept of one of its attacks (its place in the result's records).
+
+        Raises NotFoundError where there are none.
+        """
+        result = self.audit_result(key)
+        if not 0 <= record < len(result.records):
+            raise NotFoundError(f"The audit has no attack {record}.")
+        files = self.ledger.result_files(self._job_row(key).id)
+        mine = {name: sha256 for name, sha256 in files.items() if name.startswith(shard_prefix(record))}
+        return Examples(result, record, {name: self.blobs.path(sha256) for name, sha256 in mine.items()})
+
+    def export_examples(self, key: str, record: int, file: Path) -> int:
+        """Write those images as one .npz (see ``auditor.examples``); returns how many. Raises NotFoundError for none."""
+        examples = self.examples(key, record)
+        if not len(examples.positions):
+            raise NotFoundError(
+                f"No adversarial images of {examples.record.attack.display_title()} were kept.",
+                "Run the audit with a larger number of examples.",
+            )
+        examples.export(self.audited_data(key), file)
+        return len(examples.positions)
+
+    def audited_data(self, key: str) -> ImageDataset:
+        """The data set of an audit."""
+        return load_dataset(self.dataset(str(self._job_row(key).dataset_id)), self.blobs)
 
     def latest_vet(self, model_id: str) -> JobView | None:
         """The newest vetting of a model that has not been cancelled."""

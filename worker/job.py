@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
@@ -17,18 +18,20 @@ from worker.registry import Registry
 
 
 class Output(NamedTuple):
-    """What a job made: the bytes of its result, and a few numbers for lists."""
+    """What a job made: the bytes of its result, a few numbers for lists, and the files of ``Context.folder`` to keep."""
 
     content: bytes
     summary: dict[str, Any]
+    files: tuple[Path, ...] = ()
 
 
 class Context(NamedTuple):
-    """What a job may use."""
+    """What a job may use. ``folder``: an empty one for its files; it is gone when the job ends."""
 
     registry: Registry
     blobs: BlobStore
     on_progress: OnProgress
+    folder: Path
 
     def classifier(self, model_id: str) -> Classifier:
         return load_classifier(self.registry.model(model_id), self.blobs)

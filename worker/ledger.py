@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, insert, or_, select, update
 
 from worker.db import Database
-from worker.models import JobRow, ResultRow
+from worker.models import JobRow, ResultFileRow, ResultRow
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -113,8 +114,13 @@ class Ledger:
         """Write how far the job is; False when it is no longer ours or somebody asked to stop it."""
         return self._change(and_(_ours(claim), JobRow.cancel.is_(False)), share=share, step=step[:200]) == 1
 
-    def succeed(self, claim: Claim, content: str, summary: dict[str, Any]) -> bool:
-        """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours."""
+    def succeed(
+        self, claim: Claim, content: str, summary: dict[str, Any], files: Mapping[str, str] = MappingProxyType({})
+    ) -> bool:
+        """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours.
+
+        ``files``: further blobs by name.
+        """
         with self.database.write() as session:
             ended = session.execute(
                 update(JobRow)
@@ -128,6 +134,9 @@ class Ledger:
                     job_id=claim.job_id, created=self.database.now(), content=content, summary=summary
                 )
             )
+            if files:
+                rows = [{"job_id": claim.job_id, "name": name, "content": sha256} for name, sha256 in files.items()]
+                session.execute(insert(ResultFileRow), rows)
         return True
 
     def fail(self, claim: Claim, message: str, hint: str = "") -> bool:
@@ -202,6 +211,12 @@ class Ledger:
     def result(self, job_id: str) -> ResultRow | None:
         with self.database.read() as session:
             return session.get(ResultRow, job_id)
+
+    def result_files(self, job_id: str) -> dict[str, str]:
+        """The blobs of a result's further files, by name."""
+        statement = select(ResultFileRow.name, ResultFileRow.content).where(ResultFileRow.job_id == job_id)
+        with self.database.read() as session:
+            return {row.name: row.content for row in session.execute(statement)}
 
     def list(
         self, *, kind: str | None = None, model_id: str | None = None, limit: int = 200

@@ -88,6 +88,16 @@ class ResultRow(Base):
     summary: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class ResultFileRow(Base):
+    """A file that belongs to a result, as a blob, by a name that its job gave it."""
+
+    __tablename__ = "result_file"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("result.job_id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    content: Mapped[str] = mapped_column(String(64))
+
+
 class WorkerRow(Base):
     """A worker that was heard of, and what it can run."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from auditor.errors import MismatchError, NotFoundError, SpecError
 from worker.db import Database
-from worker.models import DatasetRow, JobRow, ModelRow, ResultRow
+from worker.models import DatasetRow, JobRow, ModelRow, ResultFileRow, ResultRow
 
 Row = TypeVar("Row", ModelRow, DatasetRow)
 
@@ -59,7 +59,7 @@ class Registry:
     def referenced_blobs(self) -> set[str]:
         """The SHA-256 of every file that some row names."""
         with self.database.read() as session:
-            columns = (ModelRow.weights, DatasetRow.content, ResultRow.content)
+            columns = (ModelRow.weights, DatasetRow.content, ResultRow.content, ResultFileRow.content)
             return {sha256 for column in columns for sha256 in session.scalars(select(column))}
 
     def _add(self, row: Row) -> Row:

@@ -68,9 +68,11 @@ def _run(job_id: str, fence: int) -> int:
     try:
         job = JOBS.build(row.kind, {name: value for name, value in row.spec.items() if name != "kind"})
         blobs = BlobStore(settings.blobs)
-        output = job.run(Context(Registry(database), blobs, on_progress))
-        # The blob first, its row second: a crash between leaves a file that the janitor sweeps, never a row without file.
-        written = ledger.succeed(claim, blobs.put(output.content), output.summary)
+        with blobs.staging() as folder:
+            output = job.run(Context(Registry(database), blobs, on_progress, folder))
+            # Blobs first, their rows second: a crash between leaves files that the janitor sweeps, never a row without file.
+            files = {file.name: blobs.take(file) for file in output.files}
+            written = ledger.succeed(claim, blobs.put(output.content), output.summary, files)
         log.info("succeeded" if written else "finished, but the job was no longer ours")
     except Stopped:
         ledger.cancelled(claim)

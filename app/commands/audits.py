@@ -3,36 +3,54 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.commands.catalogue import CatalogueCommand
+from app.commands.files import whole_file
 from app.commands.show import console, duration, follow, rate, table, when
 from auditor.errors import AuditorError, SpecError
 
 if TYPE_CHECKING:
     from auditor.audit_spec import AuditSpec
+    from auditor.corruption import Corruption
+    from auditor.result import AuditResult
     from worker.client import Client, JobView
 
 app = typer.Typer(no_args_is_help=True)
 
 
 class _RunCommand(CatalogueCommand):
-    catalogues = ("auditor.attack:ATTACKS", "auditor.analysis:ANALYSES")
+    presets = "auditor.presets:PRESETS"
+    catalogues = (
+        "auditor.attack:ATTACKS",
+        "auditor.analysis:ANALYSES",
+        "auditor.corruption:CORRUPTIONS",
+        "auditor.check:CHECKS",
+    )
 
 
 @app.command(cls=_RunCommand)
 def run(
     model: Annotated[str, typer.Argument(help="Name or id of a model.")],
     dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
+    preset: Annotated[str, typer.Option(help="Threat models and attacks that belong together (see below).")] = "",
     attack: Annotated[list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated.")] = None,
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     epsilon: Annotated[list[str] | None, typer.Option(help="Such as 8/255 or 0.5; may be repeated.")] = None,
     target: Annotated[str, typer.Option(help="Targeted attack: next, least_likely, random, or a class number.")] = "",
     analysis: Annotated[
         list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated.")
+    ] = None,
+    check: Annotated[
+        list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated; all of them by default.")
+    ] = None,
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option(help="kind or kind:severity=3 (see below); may be repeated; all: each that fits."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples to audit; 0 for all.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
@@ -48,13 +66,16 @@ def run(
 
     client = Client()
     client.prepare()
+    corruptions = named_corruptions(client, dataset, corruption or [])
     chosen = (
         _from_file(spec)
         if spec is not None
-        else _from_options(attack, norm, epsilon, target, analysis, samples, seed, device)
+        else _from_options(preset, attack, norm, epsilon, target, analysis, check, corruptions, samples, seed, device)
     )
+    cost = client.estimate(model, dataset, chosen)
     job_id = client.audit(model, dataset, chosen)
-    console.print(f"Audit {job_id[:8]} is queued.")
+    left = f", at most {duration(cost.seconds)}" if cost.seconds is not None else ""
+    console.print(f"Audit {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes per image{left}.")
     if detach:
         return
     with worker_if_none(client) as keep_one:
@@ -99,6 +120,25 @@ def show(
 
 
 @app.command()
+def export(
+    audit: str,
+    attack: Annotated[
+        str, typer.Option(help="Kind of the attack, or its place among the audit's attacks, from 1.")
+    ] = "1",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+) -> None:
+    """Write the adversarial images that an audit kept of one attack as one .npz file."""
+    from worker.client import Client
+
+    client = Client()
+    record = _headline_record(client.audit_result(audit), attack)
+    path = output or Path(f"audit-{client.job(audit).id[:8]}-{attack}.npz")
+    with whole_file(path) as temporary:
+        count = client.export_examples(audit, record, temporary)
+    console.print(f"Wrote {path}: {count:,} images, {path.stat().st_size / 1e6:.1f} MB.")
+
+
+@app.command()
 def cancel(audit: str) -> None:
     """Stop an audit, or any other job."""
     from worker.client import Client
@@ -117,22 +157,43 @@ def schema() -> None:
 
 
 def summary(client: Client, job: JobView) -> None:
-    """The headline, the table of attacks and the doubts of a finished audit."""
+    """The headline, the table of attacks, the doubts and the checks of a finished audit."""
+    from auditor.report.sections.corruptions import accuracy_table
     from auditor.report.sections.verdict import sentences
 
     result = client.audit_result(job.id)
     console.print(f"[bold]{job.title}[/bold] ({job.id[:8]}), {len(result.samples)} samples, {duration(job.seconds)}")
     console.print(f"clean accuracy {result.clean_accuracy}")
     rows: list[tuple[Any, ...]] = []
-    for threat in result.spec.threats:
+    for headline in result.headlines:
+        threat = headline.threat
         for record in result.headline_records(threat):
             rows.append((threat, record.attack.describe(), record.success, result.attack_accuracy(record)))
-        rows.append((threat, "worst case per sample", "", result.robust_accuracy(threat)))
+        rows.append((threat, "worst case per sample", "", headline.robust_accuracy or "not established"))
     table(("threat", "attack", "success [95 %]", "accuracy left [95 %]"), rows)
+    if result.corruptions:
+        corrupted = [[row.get(key) for key in ("corruption", *"12345")] for row in accuracy_table(result)]
+        table(("corruption", *(f"severity {severity} [95 %]" for severity in "12345")), corrupted)
     for sentence in sentences(result):
         console.print(sentence)
     for flag in result.flags:
         console.print(f"{flag.severity.upper()}: {flag.message} {flag.evidence}")
+    counts = Counter(verdict.status for verdict in result.checks)
+    console.print(f"checks: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none'}")
+
+
+def _headline_record(result: AuditResult, attack: str) -> int:
+    """The place of an attack among the records, by its kind (the first of that kind) or its number from 1."""
+    records = [index for index, record in enumerate(result.records) if record.role == "headline"]
+    named = {str(number): index for number, index in enumerate(records, 1)}
+    for index in reversed(records):
+        named[result.records[index].attack.kind_name()] = index
+    if attack not in named:
+        known = ", ".join(
+            f"{number}: {result.records[index].attack.describe()}" for number, index in enumerate(records, 1)
+        )
+        raise SpecError(f"attack: the audit has no attack {attack!r}.", f"It has {known}.")
+    return named[attack]
 
 
 def _from_file(path: Path) -> AuditSpec:
@@ -144,12 +205,25 @@ def _from_file(path: Path) -> AuditSpec:
         raise SpecError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+def named_corruptions(client: Client, dataset: str, texts: list[str]) -> list[Corruption]:
+    """The corruptions named; ``all`` stands for every kind that takes the data set's images."""
+    from auditor.corruption import CORRUPTIONS
+
+    if texts != ["all"]:
+        return [CORRUPTIONS.parse(text) for text in texts]
+    channels = client.dataset(dataset).manifest["shape"][0]
+    return [member(kind=member.kind_name()) for member in CORRUPTIONS if channels in member.channels]
+
+
 def _from_options(
+    preset: str,
     attack: list[str] | None,
     norm: str,
     epsilon: list[str] | None,
     target: str,
     analysis: list[str] | None,
+    check: list[str] | None,
+    corruptions: list[Corruption],
     samples: int,
     seed: int,
     device: str,
@@ -157,13 +231,21 @@ def _from_options(
     from auditor.analysis import ANALYSES
     from auditor.attack import ATTACKS
     from auditor.audit_spec import AuditSpec
+    from auditor.check import CHECKS
+    from auditor.presets import find_preset
 
-    data: dict[str, Any] = {"samples": samples or None, "seed": seed, "device": device}
-    data["threats"] = [{"norm": norm, "epsilon": item} for item in epsilon or ["8/255"]]
+    data: dict[str, Any] = {"samples": samples or None, "seed": seed, "device": device, "corruptions": corruptions}
+    if preset:
+        chosen = find_preset(preset)
+        data["threats"], data["attacks"] = chosen.build()
+    if epsilon or not preset:
+        data["threats"] = [{"norm": norm, "epsilon": item} for item in epsilon or ["8/255"]]
     if attack:
         data["attacks"] = [ATTACKS.parse(item) for item in attack]
     if analysis:
         data["analyses"] = [ANALYSES.parse(item) for item in analysis]
+    if check:
+        data["checks"] = [CHECKS.parse(item) for item in check]
     if target:
         by_number = {"rule": "class", "target_class": target} if target.isdigit() else {"rule": target}
         data["goal"] = {"kind": "targeted", **by_number}

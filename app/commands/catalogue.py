@@ -12,17 +12,26 @@ if TYPE_CHECKING:
 
 
 class CatalogueCommand(TyperCommand):
-    """A command whose help ends with the members of some catalogues (``module:NAME``), read only when help is asked for."""
+    """A command whose help ends with presets and the members of some catalogues (``module:NAME``), read when help is wanted."""
 
     catalogues: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[str] = ""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        if self.presets:
+            with formatter.section("Presets"):
+                named = _load(self.presets).items()
+                formatter.write_dl([(name, f"{preset.title}. {preset.summary}") for name, preset in named])
         for name in self.catalogues:
-            module, _, attribute = name.partition(":")
-            catalogue = getattr(importlib.import_module(module), attribute)
+            catalogue = _load(name)
             with formatter.section(f"{catalogue.noun.capitalize()} kinds (kind:name=value,name=value)"):
                 formatter.write_dl([(member.kind_name(), _described(member)) for member in catalogue])
         super().format_epilog(ctx, formatter)
+
+
+def _load(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _described(member: type[Capability]) -> str:

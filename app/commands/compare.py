@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from app.commands.files import write_text
 from app.commands.show import console, table
-from auditor.errors import SpecError
+
+SHOWN = ("differences", "corruptions")
+"""Sections of a comparison that are tables of numbers."""
 
 
 def compare(first: str, second: str) -> None:
@@ -18,8 +21,8 @@ def compare(first: str, second: str) -> None:
     from worker.client import Client
 
     client = Client()
-    section = compared(client.audit_result(first), client.audit_result(second))[0]
-    for block in section.blocks:
+    sections = compared(client.audit_result(first), client.audit_result(second))
+    for block in (block for section in sections if section.key in SHOWN for block in section.blocks):
         if isinstance(block, Text):
             console.print(block.text)
         if isinstance(block, Table):
@@ -40,15 +43,3 @@ def report(
     path = output or Path(f"audit-{client.job(audit).id[:8]}.html")
     write_text(path, page)
     console.print(f"Wrote {path} ({len(page.encode()) / 1000:.0f} kB).")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole, or leave what was there. Raises SpecError."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SpecError(f"{path} cannot be written: {error.strerror}.") from None

@@ -111,7 +111,7 @@ def migrate() -> None:
 
 def _once(client: Client, jobs: list[str], reports: Path, worker_process: subprocess.Popen[bytes]) -> None:
     from app.commands.audits import summary
-    from app.commands.compare import write_text
+    from app.commands.files import write_text
 
     def worker_lives() -> None:
         if worker_process.poll() is not None:

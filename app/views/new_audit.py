@@ -1,19 +1,25 @@
-"""New audit: a form made from the catalogue of attacks and analyses."""
+"""New audit: a form made from the catalogues of attacks, analyses, corruptions and checks."""
 
 from typing import Any
 
 import streamlit as st
 
 from app import forms
+from app.commands.show import duration
 from app.state import client, parameter
 from app.text import plain
 from auditor.analysis import ANALYSES
 from auditor.attack import ATTACKS
 from auditor.audit_spec import AuditSpec
 from auditor.capability import Catalog
+from auditor.check import CHECKS
+from auditor.corruption import CORRUPTIONS
 from auditor.criterion import Targeted
 from auditor.errors import AuditorError, SpecError
+from auditor.presets import PRESETS
 from auditor.threat import Norm
+
+OWN = "own"
 
 
 def choose(label: str, rows: list[Any], name: str) -> str | None:
@@ -29,15 +35,32 @@ def choose(label: str, rows: list[Any], name: str) -> str | None:
     return chosen
 
 
+def pick(label: str, catalog: Catalog[Any], default: list[str]) -> list[str]:
+    """Pick members of a catalogue."""
+    titles = {member.kind_name(): member.display_title() for member in catalog}
+    return st.multiselect(label, list(titles), default, format_func=titles.__getitem__, key=f"audit-{catalog.noun}")
+
+
 def members(label: str, catalog: Catalog[Any], default: list[str]) -> list[Any]:
     """Pick members of a catalogue and set their parameters."""
-    titles = {member.kind_name(): member.display_title() for member in catalog}
-    kinds = st.multiselect(label, list(titles), default, format_func=titles.__getitem__, key=f"audit-{catalog.noun}")
     made = []
-    for kind in kinds:
+    for kind in pick(label, catalog, default):
         member = catalog[kind]
         with st.expander(f"{member.display_title()}: settings"):
             st.caption(plain(member.summary()))
+            made.append(forms.capability(catalog, kind, f"audit-{catalog.noun}"))
+    return made
+
+
+def many(label: str, catalog: Catalog[Any], default: list[str]) -> list[Any]:
+    """Pick members of a large catalogue; their parameters stand in one place."""
+    made = []
+    kinds = pick(label, catalog, default)
+    if not kinds:
+        return []
+    with st.expander(f"{label}: settings"):
+        for kind in kinds:
+            st.markdown(f"**{plain(catalog[kind].display_title())}**: {plain(catalog[kind].summary())}")
             made.append(forms.capability(catalog, kind, f"audit-{catalog.noun}"))
     return made
 
@@ -59,28 +82,63 @@ def numbers(text: str, what: str) -> list[str]:
     return items
 
 
-def spec() -> dict[str, Any]:
-    """The whole form; a SpecError says what is wrong with a value."""
+def threats_and_attacks() -> dict[str, Any]:
+    """A preset, or threat models and attacks of the user's own."""
+    titles = {OWN: "My own choice"} | {name: preset.title for name, preset in PRESETS.items()}
+    name = st.selectbox("Preset", list(titles), format_func=titles.__getitem__, key="audit-preset")
+    if name != OWN:
+        preset = PRESETS[name]
+        threats, members_of_it = preset.build()
+        st.caption(plain(preset.summary))
+        st.caption(plain(f"{', '.join(map(str, threats))}: {'; '.join(attack.describe() for attack in members_of_it)}"))
+        return {"threats": threats, "attacks": members_of_it}
     left, right = st.columns(2)
     norm = left.selectbox("Norm", list(Norm), format_func=lambda item: item.symbol, key="audit-norm")
     epsilons = right.text_input(
         "Epsilon", "8/255", key="audit-epsilon",
         help="Largest perturbation of pixels in [0, 1]: a number or a fraction. Several, with commas, give several headlines.",
     )  # fmt: skip
-    chosen_goal = goal()
     attacks = members("Attacks", ATTACKS, ["fgsm", "pgd"])
+    if not attacks:
+        raise SpecError("attacks: choose at least one.")
+    return {"threats": [{"norm": norm, "epsilon": item} for item in numbers(epsilons, "epsilon")], "attacks": attacks}
+
+
+def spec() -> AuditSpec:
+    """The whole form; a SpecError says what is wrong with a value."""
+    attacked = threats_and_attacks()
+    chosen_goal = goal()
     analyses = members("Analyses", ANALYSES, list(ANALYSES.members))
+    corruptions = many("Corruptions", CORRUPTIONS, [])
+    checks = many("Checks", CHECKS, list(CHECKS.members))
     with st.expander("Samples, curve, seed and device"):
-        plain_fields = ("samples", "analysis_samples", "gallery", "seed", "batch_size", "device")
+        plain_fields = (
+            "samples",
+            "analysis_samples",
+            "check_samples",
+            "gallery",
+            "examples",
+            "curve_to_zero",
+            "seed",
+            "batch_size",
+            "device",
+        )
         values = forms.fields(AuditSpec, "audit", only=plain_fields)
         curve = st.text_input(
             "Curve", "0.25, 0.5, 2", key="audit-curve", help=AuditSpec.model_fields["curve"].description
         )
-    if not attacks:
-        raise SpecError("attacks: choose at least one.")
-    threats = [{"norm": norm, "epsilon": item} for item in numbers(epsilons, "epsilon")]
     points = numbers(curve, "curve") if curve.strip() else []
-    return values | {"threats": threats, "goal": chosen_goal, "attacks": attacks, "analyses": analyses, "curve": points}
+    chosen = {"analyses": analyses, "corruptions": corruptions, "checks": checks}
+    return AuditSpec.load(values | attacked | {"goal": chosen_goal, "curve": points} | chosen)
+
+
+def show_cost(model: str, dataset: str, spec: AuditSpec) -> None:
+    """What the audit costs at most, before it is queued."""
+    cost = client().estimate(model, dataset, spec)
+    text = f"At most {cost.passes / cost.samples:,.0f} forward passes for each of {cost.samples:,} images"
+    if cost.seconds is not None:
+        text += f", {duration(cost.seconds)} on the machine that vetted the model"
+    st.caption(plain(f"{text}; samples that are fooled early spare much of it."))
 
 
 st.title("New audit")
@@ -94,9 +152,11 @@ with first:
 with second:
     dataset = choose("Data set", datasets, "dataset")
 try:
-    values = spec()
+    wanted = spec()
+    if model and dataset:
+        show_cost(model, dataset, wanted)
     if st.button("Queue the audit", type="primary", key="audit-queue", disabled=not (model and dataset)):
-        job_id = client().audit(str(model), str(dataset), AuditSpec.load(values))
+        job_id = client().audit(str(model), str(dataset), wanted)
         st.switch_page("views/jobs.py", query_params={"job": job_id})
 except AuditorError as error:
     st.error(f"{plain(error.message)} {plain(error.hint)}".strip())

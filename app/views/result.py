@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app import render
+from app.samples import browser
 from app.state import audit_result, choose_job, client, report, sections
 from auditor.analysis import analysis_of
 
@@ -29,4 +30,6 @@ findings = {finding.kind: finding for finding in result.findings}
 for part in sections(chosen):
     finding = findings.get(part.key)
     detail = (lambda path, finding=finding: analysis_of(finding).detail(finding, path)) if finding is not None else None
+    if part.key == "reproduce":  # what a reader of numbers looks for comes before what repeats them
+        browser(chosen, result)
     render.section(part, detail)

@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Pair, Subject
-from auditor.check import Flag
 from auditor.errors import EvaluationError
+from auditor.flag import Flag
 from auditor.neurons import LayerKind, watch
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
 

@@ -128,6 +128,36 @@ def accuracy_curve(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(rule, band, line, points)
 
 
+def corruption_grid(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """Accuracy by corruption and severity; rows hold corruption, severity, value, low, high, n. Corruptions keep their order."""
+    base = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X("severity:O", title="severity (0: uncorrupted)", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y(
+            "corruption:N",
+            title=None,
+            sort=list(dict.fromkeys(row["corruption"] for row in rows)),
+            axis=alt.Axis(minExtent=120),  # room for names in a wider font
+        ),
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "value:Q",
+            title="accuracy",
+            scale=alt.Scale(domain=[0, 1], scheme="blues"),
+            legend=alt.Legend(format=".0%"),
+        ),
+        tooltip=[
+            alt.Tooltip("corruption:N"), alt.Tooltip("severity:O"), alt.Tooltip("value:Q", title="accuracy", format=".1%"),
+            alt.Tooltip("low:Q", format=".1%"), alt.Tooltip("high:Q", format=".1%"), alt.Tooltip("n:Q"),
+        ],
+    )  # fmt: skip
+    numbers = base.mark_text().encode(
+        text=alt.Text("value:Q", format=".0%"),
+        color=alt.condition("datum.value > 0.6", alt.value("white"), alt.value("black")),
+    )
+    return alt.layer(cells, numbers)
+
+
 def _whole_numbers(last: int) -> alt.Axis:
     """Ticks at whole numbers from 1 on, at most about twenty of them."""
     return alt.Axis(values=list(range(1, last + 1, max(1, -(-last // 20)))), format="d")
@@ -141,5 +171,5 @@ def _pickable(chart: alt.Chart, options: dict[str, Any], *, on: str) -> alt.Char
 
 
 CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
-    chart.__name__: chart for chart in (layer_profile, neuron_bars, accuracy_curve)
+    chart.__name__: chart for chart in (layer_profile, neuron_bars, accuracy_curve, corruption_grid)
 }

@@ -268,8 +268,8 @@ def run_audit(site: Site, page: Page, what: str, files: dict[str, str]) -> str:
     job = page.url.split("job=")[1]
     seen: set[str] = set()
     limit = time.monotonic() + 180
-    while client.job(job).state != "succeeded":
-        assert client.job(job).state in ("queued", "running"), client.job(job).error
+    while (now := client.job(job)).state != "succeeded":
+        assert now.state in ("queued", "running"), now.error
         assert time.monotonic() < limit
         bar = page.locator("[role=progressbar]")
         if bar.count():

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from app.cli import main
+from app.commands.audits import named_corruptions
 from app.commands.show import console
 from auditor.audit_spec import AuditSpec
+from auditor.corruption import CORRUPTIONS
 from tests import hostile
 from tests.worker.world import World, make_world
 from worker.client import Client
@@ -85,20 +89,37 @@ def test_an_audit_from_the_files_to_the_report(settings: Settings, auditor: Audi
         "2/255",
         "--epsilon",
         "0.1",
+        "--corruption",
+        "contrast",
     )
     assert "clean accuracy" in ran
-    assert "pgd:steps=3" in ran
+    assert "steps=3" in ran
+    assert re.search(r"Contrast +[\d.]+ % \[", ran)
     (job,) = Client(settings).jobs(kind="audit")
     result = Client(settings).audit_result(job.id)
     assert [threat.epsilon for threat in result.spec.threats] == [2 / 255, 0.1]
     assert job.id[:8] in auditor("audit", "list")
     assert json.loads(auditor("audit", "show", job.id[:8], "--json"))["version"] == 1
     assert "It had ended already: succeeded" in auditor("audit", "cancel", job.id[:8])
-    assert "clean accuracy" in auditor("compare", job.id[:8], job.id[:8])
+    compared = auditor("compare", job.id[:8], job.id[:8])
+    assert "clean accuracy" in compared
+    assert "accuracy, Contrast, severity 5" in compared
     page = tmp_path / "out" / "report.html"
     assert "Wrote" in auditor("report", job.id[:8], "-o", str(page))
     assert page.read_text().startswith("<!doctype html>")
     assert list(page.parent.iterdir()) == [page]
+    images = tmp_path / "out" / "images.npz"
+    record = result.records[0]
+    assert f"{len(record.positions):,} images" in auditor(
+        "audit", "export", job.id[:8], "--attack", "pgd", "-o", str(images)
+    )
+    with np.load(images, allow_pickle=False) as exported:
+        assert exported["fooled"].tolist() == record.fooled
+        assert np.abs(exported["x_adv"] - exported["x"]).max() <= 2 / 255 + 1e-6
+    refused = auditor("audit", "export", job.id[:8], "--attack", "fgsm", "-o", str(tmp_path / "none.npz"), expect=1)
+    assert "the audit has no attack 'fgsm'" in refused
+    assert "1: pgd:" in refused
+    assert not (tmp_path / "none.npz").exists()
     # The specification that the report prints runs again, and gives the same verdicts.
     spec = tmp_path / "spec.json"
     spec.write_text(result.spec.model_dump_json())
@@ -111,6 +132,18 @@ def test_the_schema_is_the_specs(auditor: Auditor) -> None:
     assert json.loads(auditor("audit", "schema")) == AuditSpec.model_json_schema()
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_corruptions_are_those_that_take_the_data(channels: int) -> None:
+    class OneDataset:
+        def dataset(self, key: str) -> SimpleNamespace:
+            return SimpleNamespace(manifest={"shape": [channels, 32, 32]})
+
+    chosen = named_corruptions(OneDataset(), "data", ["all"])
+    assert [item.kind for item in chosen] == [m.kind_name() for m in CORRUPTIONS if channels in m.channels]
+    assert ("saturate" in {item.kind for item in chosen}) == (channels == 3)
+    assert named_corruptions(OneDataset(), "data", []) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -118,6 +151,8 @@ def test_the_schema_is_the_specs(auditor: Auditor) -> None:
         (("audit", "run", "tiny", "nobody"), "There is no data set 'nobody'. List them with `auditor datasets list`."),
         (("audit", "run", "tiny", "random", "--attack", "nonsense"), "There is no attack 'nonsense'. Known: "),
         (("audit", "run", "tiny", "random", "--attack", "pgd:steps=0"), "steps: expected greater than or equal to 1, got '0'"),
+        (("audit", "run", "tiny", "random", "--corruption", "rain"), "There is no corruption 'rain'. Known: "),
+        (("audit", "run", "tiny", "random", "--corruption", "fog:severity=9"), "severity: expected less than or equal to 5"),
         (("audit", "run", "tiny", "random", "--epsilon", "x"), "epsilon: expected a valid number"),
         (("audit", "run", "tiny", "random", "--norm", "l7"), "norm: expected"),
         (("audit", "run", "tiny", "random", "--spec", "nowhere.json"), "nowhere.json cannot be read"),

@@ -9,9 +9,11 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from app.samples import PER_PAGE
 from auditor.audit_spec import AuditSpec
+from auditor.sample_browser import Fate
 from tests import hostile
-from tests.worker.world import World, make_world, quick_spec
+from tests.worker.world import World, make_world, quick_spec, run_here
 from worker.models import JobRow
 from worker.settings import Settings
 
@@ -38,18 +40,7 @@ def opened(view: str, **parameters: str) -> AppTest:
 
 def finished_audit(world: World) -> str:
     """An audit with its result, as if a worker had run it."""
-    from worker.blobs import BlobStore
-    from worker.job import Context
-
-    client = world.client
-    job_id = client.audit("tiny", "random", quick_spec())
-    claim = client.ledger.claim(job_id, "test", 60)
-    assert claim is not None
-    output = client.request(job_id).run(
-        Context(client.registry, BlobStore(client.settings.blobs), lambda share, step: None)
-    )
-    assert client.ledger.succeed(claim, client.blobs.put(output.content), output.summary)
-    return job_id
+    return run_here(world.client, world.client.audit("tiny", "random", quick_spec()))
 
 
 def texts(page: AppTest) -> str:
@@ -103,9 +94,21 @@ def test_the_form_of_an_audit_queues_exactly_what_it_shows(world: World) -> None
     (job,) = world.client.jobs(kind="audit")
     spec: AuditSpec = world.client.request(job.id).audit  # type: ignore[attr-defined]
     assert [str(threat) for threat in spec.threats] == ["L∞ ε = 4/255", "L∞ ε = 8/255"]
-    assert [attack.describe() for attack in spec.attacks] == ["pgd:steps=7,step_size=0.25,random_start=true,restarts=1"]
+    assert [attack.describe() for attack in spec.attacks] == [
+        "pgd:budget=fixed,steps=7,step_size=0.25,random_start=true,restarts=1"
+    ]
     assert (spec.samples, spec.curve, spec.batch_size) == (25, (2.0,), None)
     assert "No worker is running" in texts(page)
+
+
+def test_the_corruptions_chosen_are_queued(world: World) -> None:
+    page = opened("new_audit", model=world.model_id, dataset=world.dataset_id)
+    page.multiselect(key="audit-corruption").set_value(["fog", "jpeg"]).run()
+    page.number_input(key="audit-corruption-fog-severity").set_value(3).run()
+    page.button(key="audit-queue").click().run()
+    (job,) = world.client.jobs(kind="audit")
+    spec: AuditSpec = world.client.request(job.id).audit  # type: ignore[attr-defined]
+    assert [corruption.describe() for corruption in spec.corruptions] == ["fog:severity=3", "jpeg:severity=0"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,42 @@ def test_a_result_shows_its_headline_its_layers_and_a_neuron(world: World) -> No
     expected = result.findings[0].data["layers"][0]["sensitivity"][3]
     assert shown["Sensitivity of neuron 3"] == f"{expected:.4g}"
     assert not page.exception
+
+
+def test_the_sample_browser_filters_and_turns_pages(world: World) -> None:
+    job = finished_audit(world)
+    result = world.client.audit_result(job)
+    page = opened("result", audit=job)
+    assert f"{len(result.samples)} of {len(result.samples)} samples" in texts(page)
+    page.selectbox(key="samples-outcome").set_value(Fate.FOOLED).run()
+    page.selectbox(key="samples-attack").set_value(1).run()
+    fooled = sum(result.records[1].fooled)
+    assert fooled
+    assert f"{fooled} of {len(result.samples)} samples" in texts(page)
+    label = result.samples.labels[0]
+    page.selectbox(key="samples-outcome").set_value(None).run()
+    page.selectbox(key="samples-class").set_value(label).run()
+    assert f"{result.samples.labels.count(label)} of {len(result.samples)} samples" in texts(page)
+    page.selectbox(key="samples-class").set_value(None).run()
+    last = -(-len(result.samples) // PER_PAGE)
+    page.number_input(key="samples-page").set_value(last).run()
+    assert not page.exception
+    names = [f"**#{sample}: " for sample in result.samples.ids]
+    shown = [name for name in names if any(name in item.value.replace("\\", "") for item in page.markdown)]
+    assert shown[-1] == names[-1]
+    page.selectbox(key="samples-outcome").set_value(Fate.WRONG_BEFORE).run()
+    assert not page.exception, "fewer pages than the one that was open"
+
+
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+def test_a_spoiled_file_of_examples_spoils_only_the_browser(world: World, how: str) -> None:
+    job = finished_audit(world)
+    for sha256 in world.client.ledger.result_files(job).values():
+        path = world.client.blobs.path(sha256)
+        path.write_bytes(b"spoiled") if how == "damaged" else path.unlink(missing_ok=True)
+    page = opened("result", audit=job)
+    assert [how in error.value for error in page.error] == [True]
+    assert page.metric, "the numbers are still there"
 
 
 def test_compare_shows_both_audits(world: World) -> None:

@@ -22,7 +22,6 @@ TOY = '''
     from torch import Tensor
 
     from auditor.attack import Attack, Query, Rows
-    from auditor.threat import ThreatModel
 
 
     class Brighten(Attack):
@@ -36,8 +35,8 @@ TOY = '''
         def iterations(self) -> int:
             return 1
 
-        def step(self, rows: Rows, threat: ThreatModel, query: Query) -> Tensor:
-            return rows.x + self.share * threat.epsilon
+        def step(self, rows: Rows, query: Query) -> Tensor:
+            return rows.x + self.share * rows.ball.epsilon
 '''
 
 FORM = """
@@ -55,7 +54,7 @@ print(json.dumps([page.multiselect(key="audit-attack").options, [item.label for 
 @pytest.fixture
 def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
     make_world(settings)
-    return plugged(tmp_path, "auditor.attacks", "brighten", TOY)
+    return {**plugged(tmp_path, "auditor.attacks", "brighten", TOY), "COLUMNS": "200"}
 
 
 def run(environment: dict[str, str], *arguments: str) -> str:
@@ -89,4 +88,4 @@ def test_one_new_module_is_in_the_help_the_schema_and_the_form_and_runs(environm
         "--samples",
         "20",
     )
-    assert "brighten:share=0.5" in ran
+    assert "brighten:budget=fixed,share=0.5" in "".join(ran.split())

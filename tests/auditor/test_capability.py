@@ -11,10 +11,12 @@ import pytest
 from auditor.analysis import ANALYSES
 from auditor.attack import ATTACKS
 from auditor.capability import Capability, Catalog
+from auditor.check import CHECKS
+from auditor.corruption import CORRUPTIONS
 from auditor.errors import SpecError
 from auditor.report.section import SECTIONS
 
-CATALOGUES = [ATTACKS, ANALYSES, SECTIONS]
+CATALOGUES = [ATTACKS, ANALYSES, SECTIONS, CHECKS, CORRUPTIONS]
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_every_member_describes_itself_and_its_parameters(catalogue: Catalog[Cap
             assert field.description, f"{member.kind_name()}.{name} has no description"
 
 
-@pytest.mark.parametrize("catalogue", [ATTACKS, ANALYSES], ids=lambda catalogue: catalogue.noun)
+@pytest.mark.parametrize("catalogue", [ATTACKS, ANALYSES, CHECKS, CORRUPTIONS], ids=lambda catalogue: catalogue.noun)
 def test_every_member_is_frozen_and_survives_its_text_and_its_json(catalogue: Catalog[Capability]) -> None:
     for member in catalogue:
         one = catalogue.build(member.kind_name(), {})

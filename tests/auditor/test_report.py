@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
 from auditor import audit
 from auditor.audit_spec import AuditSpec
@@ -20,9 +21,12 @@ from auditor.report.blocks import Figure, Measure, show_interval, show_measure, 
 from auditor.report.charts import CHARTS, draw
 from auditor.report.section import document
 from auditor.result import AuditResult
-from tests.nets import labelled, small_classifier
+from tests.nets import SHAPE, Linear, labelled, small_classifier
 
-SPEC = {"threats": [{"norm": "linf", "epsilon": "8/255"}], "samples": 40, "gallery": 4, "curve": [0.5, 2]}
+SPEC = {
+    "threats": [{"norm": "linf", "epsilon": "8/255"}], "samples": 40, "gallery": 4, "curve": [0.5, 2],
+    "corruptions": [{"kind": "contrast"}, {"kind": "jpeg", "severity": 2}],
+}  # fmt: skip
 HOSTILE = '<script>alert("x")</script> & "quotes" ![i](http://evil.example/x.png)'
 
 
@@ -115,8 +119,29 @@ def test_the_attack_table_says_what_the_records_say(result: AuditResult) -> None
     assert worst["accuracy"] == str(result.robust_accuracy(result.spec.threats[0]))
 
 
+def test_the_median_minimal_norm_is_the_distance_to_the_plane_in_closed_form() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(int(np.prod(SHAPE)))
+    images = np.random.default_rng(0).integers(100, 156, (25, *SHAPE[1:], SHAPE[0]), dtype=np.uint8)
+    data = ImageDataset(images, np.zeros(25, np.int64))
+    sides = data.images(np.arange(25)).flatten(1) @ weight
+    bias = -float(sides.mean())
+    classifier = Classifier(Linear(weight, bias), input_shape=SHAPE, num_classes=2)
+    data = ImageDataset(images, (sides + bias > 0).long().numpy())
+    spec = {
+        "threats": [{"norm": "l2", "epsilon": 0.01}], "curve": [], "curve_to_zero": False, "analyses": [], "checks": [],
+        "attacks": [{"kind": "deepfool", "budget": "minimal"}, {"kind": "fgsm"}],
+    }  # fmt: skip
+    result = audit.run(AuditSpec.load(spec), classifier, data)
+    table = next(item for item in document(result) if item.key == "attacks").blocks[1]
+    exact = np.median((sides + bias).abs().numpy()) / np.linalg.norm(weight.numpy())
+    assert table.rows[0]["minimal"] == pytest.approx(exact, rel=0.03)
+    assert table.rows[0]["minimal"] > 0.01, "beyond epsilon: only the search for the closest image sees it"
+    assert table.rows[1]["minimal"] is None
+
+
 def test_a_withheld_headline_is_withheld_everywhere(result: AuditResult) -> None:
-    from auditor.check import Flag
+    from auditor.flag import Flag
 
     doubted = result.model_copy(update={"flags": (Flag(name="x", severity="severe", message="It is all wrong."),)})
     page = html.render(doubted)

@@ -104,7 +104,7 @@ def test_kill_9_of_the_worker_in_the_middle_of_an_audit_and_the_audit_finishes_o
     # So small an epsilon fools nobody, so every sample takes all its steps, one image at a time: some ten seconds.
     slow = AuditSpec.load(
         {"samples": 60, "threats": [{"epsilon": 1e-4}], "attacks": [{"kind": "pgd", "steps": 100}], "batch_size": 1}
-        | {"curve": [], "analyses": []}
+        | {"curve": [], "curve_to_zero": False, "analyses": [], "checks": []}
     )
     with worker(world) as process:
         (job,) = audits(world, 1, slow)

@@ -42,11 +42,11 @@ def run(world: World, job: str, stopping: threading.Event | None = None) -> str:
 
 
 def runners() -> list[int]:
-    """Processes that run a job, of this user."""
-    found = []
+    """Processes that run a job of this test's home."""
+    found, home = [], f"AUDITOR_HOME={os.environ['AUDITOR_HOME']}\0".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"worker.runner" in (folder / "cmdline").read_bytes():
+            if b"worker.runner" in (folder / "cmdline").read_bytes() and home in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
         except OSError:
             continue

@@ -34,8 +34,9 @@ class AuditJob(Job):
             on_progress=context.on_progress,
             model_sha256=row.weights,
             architecture=row.architecture,
+            examples=context.folder,
         )
-        return Output(result.model_dump_json().encode(), summarize(result))
+        return Output(result.model_dump_json().encode(), summarize(result), tuple(sorted(context.folder.iterdir())))
 
 
 def summarize(result: AuditResult) -> dict[str, Any]:
@@ -44,7 +45,9 @@ def summarize(result: AuditResult) -> dict[str, Any]:
         "samples": len(result.samples),
         "clean": result.clean_accuracy.model_dump(),
         "robust": [
-            {"threat": str(threat), **result.robust_accuracy(threat).model_dump()} for threat in result.spec.threats
+            {"threat": str(headline.threat), **headline.robust_accuracy.model_dump()}
+            for headline in result.headlines
+            if headline.robust_accuracy is not None
         ],
         "withheld": result.headline_withheld,
         "flags": [flag.severity for flag in result.flags],

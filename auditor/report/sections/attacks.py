@@ -7,10 +7,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from auditor.metrics import Rate
+from auditor.records import AttackRecord
 from auditor.report.blocks import AnyBlock, Column, Section, Table, Text
 from auditor.report.section import ReportSection
-from auditor.result import AttackRecord, AuditResult
+from auditor.result import AuditResult
 from auditor.threat import ThreatModel
+
+MINIMAL_NORM = (
+    "Median minimal norm: distance of the closest adversarial image found, beyond epsilon, too, over all attacked samples; an "
+    "upper bound on the true one."
+)
 
 
 class AttackTable(ReportSection):
@@ -34,12 +40,13 @@ class AttackTable(ReportSection):
 def _table(result: AuditResult, threat: ThreatModel) -> Table:
     records = [record for record in result.records if record.role == "headline" and record.threat == threat]
     rows = [_row(result, record) for record in records]
+    smallest = any(record.attack.budget == "minimal" for record in records)
     worst = result.robust_accuracy(threat)
     attackable = int(result.samples.correct.sum())
     fooled = int((result.samples.correct & result.fooled(threat)).sum())
     rows.append(
         {"attack": "worst case per sample", "attacked": attackable, "success": str(Rate.count(fooled, attackable))}
-        | {"accuracy": str(worst)}
+        | {"accuracy": "not established" if result.headline_withheld else str(worst)}
     )
     return Table(
         title=str(threat),
@@ -50,6 +57,7 @@ def _table(result: AuditResult, threat: ThreatModel) -> Table:
             Column(key="success", title="Success [95 %]"),
             Column(key="accuracy", title="Accuracy left [95 %]"),
             Column(key="distance", title="Median distance", format=".4g"),
+            *([Column(key="minimal", title="Median minimal norm", format=".4g")] if smallest else []),
             Column(key="forwards", title="Forwards / image", format=".1f"),
             Column(key="backwards", title="Backwards / image", format=".1f"),
             Column(key="blind", title="No gradient"),
@@ -58,7 +66,7 @@ def _table(result: AuditResult, threat: ThreatModel) -> Table:
         rows=tuple(rows),
         caption="Success: share of the attacked samples. Accuracy left: share of all samples. Median distance: norm of the "
         "perturbation over the successes. No gradient: attacked samples whose gradient was zero or not finite at some step. "
-        "The worst case also counts images found under a smaller epsilon.",
+        "The worst case also counts images found under a smaller epsilon." + (" " + MINIMAL_NORM if smallest else ""),
     )
 
 
@@ -73,11 +81,18 @@ def _row(result: AuditResult, record: AttackRecord) -> dict[str, Any]:
         "success": str(record.success),
         "accuracy": str(result.attack_accuracy(record)),
         "distance": float(np.median(distances)) if len(distances) else None,
+        "minimal": _median_minimal_norm(record) if record.attack.budget == "minimal" else None,
         "forwards": float(np.mean(record.forwards)) if record.forwards else None,
         "backwards": float(np.mean(record.backwards)) if record.backwards else None,
         "blind": sum(record.blind),
         "seconds": record.seconds,
     }
+
+
+def _median_minimal_norm(record: AttackRecord) -> float | str:
+    closest = [np.inf if value is None else value for value in record.closest]
+    median = float(np.median(closest)) if closest else np.inf
+    return median if np.isfinite(median) else "not reached"
 
 
 def _shown(value: object) -> str:

@@ -24,7 +24,8 @@ class AccuracyCurve(ReportSection):
         figures: list[AnyBlock] = [
             Figure(
                 chart="accuracy_curve",
-                title=f"Accuracy against {threat.norm.symbol} epsilon",
+                title=f"Accuracy against {threat.norm.symbol} epsilon"
+                + (" (robust accuracy not established)" if result.headline_withheld else ""),
                 rows=tuple(curve_rows(result, threat, result.provenance.model.name)),
                 options=curve_options(threat),
                 reading="Each point is the share of all samples classified correctly and fooled by no attack within that "

@@ -23,7 +23,9 @@ class Verdict(ReportSection):
         for flag in result.flags:
             parts = (flag.message, f"Evidence: {flag.evidence}." if flag.evidence else "", flag.remedy)
             blocks.append(Text(text=" ".join(filter(None, parts)), tone=_TONES[flag.severity]))
-        if not result.flags:
+        if not result.checks:
+            blocks.append(Text(text="Nothing checked this audit: its numbers rest on trust.", tone="warning"))
+        elif not result.flags:
             blocks.append(Text(text="The checks of this audit raised no doubt about these numbers.", tone="good"))
         return Section(key=self.kind, title="Verdict", blocks=tuple(blocks))
 
@@ -33,9 +35,9 @@ def sentences(result: AuditResult) -> list[str]:
     n = len(result.samples)
     if result.headline_withheld:
         return [f"Robust accuracy is not established: {result.headline_withheld}"]
-    attacks = ", ".join(dict.fromkeys(attack.display_title() for attack in result.spec.attacks))
     said = []
     for threat in result.spec.threats:
+        attacks = ", ".join(dict.fromkeys(attack.display_title() for attack in result.spec.attacks_for(threat)))
         robust = result.robust_accuracy(threat)
         said.append(
             f"Within {threat}, goal {result.spec.goal}, the model keeps the right class on at most {robust} of "

@@ -20,8 +20,9 @@ from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.errors import EvaluationError
-from auditor.evaluation import Finished, run_attack
+from auditor.evaluation import run_attack
 from auditor.neurons import kind_of
+from auditor.outcome import Finished
 from auditor.threat import ThreatModel
 
 

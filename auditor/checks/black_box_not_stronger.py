@@ -1,0 +1,69 @@
+"""An attack without gradients."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from auditor.attack import ATTACKS
+from auditor.check import ThreatCheck
+from auditor.flag import Opinion
+from auditor.inquiry import Inquiry
+from auditor.strength import weakness
+from auditor.threat import ThreatModel
+
+KIND = "square"
+
+
+class BlackBoxNotStronger(ThreatCheck):
+    """An attack that sees no gradient fools hardly any sample that the attacks with gradients leave (Carlini et al. 2019,
+    arXiv 1902.06705, and AutoAttack's warning about Square).
+
+    Where the audit has no such attack of its own, a short Square attack is run on some samples.
+    """
+
+    title: ClassVar[str] = "Black box is not stronger"
+    kind: Literal["black_box_not_stronger"] = "black_box_not_stronger"
+    queries: int = Field(100, ge=1, le=100_000, description="Queries of the Square attack.")
+
+    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
+        white = [item for item in inquiry.headline(threat) if item.attack.uses_gradients]
+        if not white:
+            return Opinion("no attack follows gradients", applies=False)
+        name, positions, black = self._black_box(inquiry, threat)
+        if not len(positions):
+            return Opinion(f"no attack without gradients works in {threat.norm.symbol}", applies=False)
+        white_box = np.logical_or.reduce([inquiry.fooled(item, positions) for item in white])
+        missed = black & ~white_box
+        evidence = f"{name} fools {int(missed.sum())} of {len(positions)} samples that no attack with gradients fools"
+        flags = weakness(
+            "black box is stronger",
+            missed,
+            f"An attack without gradients ({name}) fools samples that resist every attack with gradients ({threat}).",
+            "The gradients are masked, or the attacks with gradients too weak: the robust accuracy is too high.",
+            most="warning" if inquiry.one_step(threat) else "severe",
+            levels=(0.01, 0.05),
+        )
+        return Opinion(evidence, flags)
+
+    def _black_box(self, inquiry: Inquiry, threat: ThreatModel) -> tuple[str, NDArray[np.int64], NDArray[np.bool_]]:
+        """Name, positions, and which of them were fooled without gradients."""
+        own = [item for item in inquiry.headline(threat) if not item.attack.uses_gradients]
+        if own:
+            positions = np.flatnonzero(inquiry.correct)
+            names = ", ".join(dict.fromkeys(item.attack.display_title() for item in own))
+            return names, positions, np.logical_or.reduce([inquiry.fooled(item, positions) for item in own])
+        member = ATTACKS.members.get(KIND)
+        if member is None or threat.norm not in member.norms:
+            return "", np.zeros(0, np.int64), np.zeros(0, bool)
+        attack = ATTACKS.build(KIND, {"queries": self.queries})
+        positions = inquiry.affordable(attack)
+        standing = positions[
+            ~np.logical_or.reduce([inquiry.fooled(item, positions) for item in inquiry.headline(threat)])
+        ]
+        fooled = np.zeros(len(positions), bool)
+        fooled[np.isin(positions, standing)] = inquiry.attack(attack, threat, standing).outcome.fooled
+        return f"{attack.display_title()} ({self.queries} queries)", positions, fooled

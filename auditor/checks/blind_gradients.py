@@ -1,0 +1,84 @@
+"""Attacks that had no gradient to follow, or asked for none."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from auditor.check import ThreatCheck
+from auditor.flag import Flag, Opinion
+from auditor.inquiry import Inquiry
+from auditor.metrics import Rate
+from auditor.threat import ThreatModel
+
+REMEDY = "The loss saturates or the network hides its gradient; use an attack on the margin, or one without gradients."
+
+
+class BlindGradients(ThreatCheck):
+    """No sample resisted merely because attacks saw no gradient there (Carlini et al. 2019, arXiv 1902.06705).
+
+    The headline is withheld when no attack saw a gradient on most of the samples that resist them all.
+    """
+
+    title: ClassVar[str] = "Attacks saw gradients"
+    kind: Literal["blind_gradients"] = "blind_gradients"
+    some: float = Field(
+        0.05, gt=0, le=1, description="Share of blind samples among the attacked that is worth a doubt."
+    )
+    most: float = Field(
+        0.5, gt=0, le=1, description="Share among those that resist from which the headline is withheld."
+    )
+
+    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
+        records = [record for record in inquiry.headline(threat) if record.attack.uses_gradients]
+        if not records:
+            return Opinion("no attack follows gradients", applies=False)
+        standing = ~np.logical_or.reduce([record.fooled for record in inquiry.headline(threat)])
+        unseen, said, flags = standing.copy(), [], []
+        for record in records:
+            name, resisted = record.attack.display_title(), ~np.array(record.fooled, bool)
+            unasked = resisted & (np.array(record.backwards) == 0)
+            blind = resisted & np.array(record.blind, bool)
+            unseen &= blind | unasked
+            said.append(
+                f"of {int(resisted.sum())} samples that resist {name}, it saw no gradient on {int(blind.sum())} and asked for "
+                f"none on {int(unasked.sum())}"
+            )
+            if _share(blind) >= self.some:
+                flags.append(
+                    Flag(
+                        name="blind attack",
+                        severity="warning",
+                        message=f"{name} ({threat}) had no gradient to follow on samples that it did not fool.",
+                        evidence=f"{Rate.of(blind)} of {len(blind)} attacked samples resisted while their gradient was zero or "
+                        "not finite",
+                        remedy=REMEDY,
+                    )
+                )
+            if _share(unasked) >= self.some:
+                flags.append(
+                    Flag(
+                        name="no gradient asked for",
+                        severity="severe",
+                        message=f"{name} ({threat}) is said to follow gradients, but gave up on samples without asking for one.",
+                        evidence=f"{Rate.of(unasked)} of {len(unasked)} attacked samples",
+                        remedy="This is not the attack that its name says; use another implementation.",
+                    )
+                )
+        if _share(unseen) >= self.some and unseen.sum() >= self.most * standing.sum():
+            flags.append(
+                Flag(
+                    name="blind attacks",
+                    severity="severe",
+                    message=f"Most samples that resist ({threat}) do so where no attack had a gradient to follow.",
+                    evidence=f"{int(unseen.sum())} of the {int(standing.sum())} samples that resist every attack",
+                    remedy=REMEDY,
+                )
+            )
+        return Opinion("; ".join(said), tuple(flags))
+
+
+def _share(samples: np.ndarray) -> float:
+    return float(samples.mean()) if len(samples) else 0.0

@@ -1,0 +1,38 @@
+"""A budget that allows everything."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from auditor.check import ThreatCheck
+from auditor.flag import Flag, Opinion
+from auditor.inquiry import Inquiry, whole_box
+from auditor.metrics import Rate
+from auditor.threat import ThreatModel
+
+
+class HugeEpsilonReachesChance(ThreatCheck):
+    """Where every image is allowed, accuracy falls to chance or below (Carlini et al. 2019, arXiv 1902.06705)."""
+
+    title: ClassVar[str] = "Huge epsilon reaches chance"
+    kind: Literal["huge_epsilon_reaches_chance"] = "huge_epsilon_reaches_chance"
+
+    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
+        record = inquiry.strongest(threat)
+        if record is None:
+            return Opinion("no attack ran", applies=False)
+        positions, everything = inquiry.affordable(record.attack), whole_box(threat, inquiry.classifier.input_shape)
+        left = Rate.of(~inquiry.attack(record.attack, everything, positions).outcome.fooled)
+        chance = 1 / inquiry.classifier.num_classes
+        name = record.attack.display_title()
+        evidence = f"{name}, {everything}: {left.hits} of {left.n} samples resist ({left}), chance {100 * chance:.1f} %"
+        if left.low is None or left.low <= chance:
+            return Opinion(evidence)
+        flag = Flag(
+            name="huge epsilon does not reach chance",
+            severity="warning" if inquiry.one_step(threat) or inquiry.targeted else "severe",
+            message=f"{name} leaves more than chance even where every image is allowed.",
+            evidence=evidence,
+            remedy="The attack is broken, or the gradients are masked: use an attack that needs no gradient.",
+        )
+        return Opinion(evidence, (flag,))

@@ -1,0 +1,43 @@
+"""A larger budget."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from auditor.check import ThreatCheck
+from auditor.flag import Opinion
+from auditor.inquiry import Inquiry
+from auditor.strength import weakness
+from auditor.threat import Norm, ThreatModel
+
+
+class LargerEpsilon(ThreatCheck):
+    """A larger epsilon is never weaker (Carlini et al. 2019, arXiv 1902.06705): what was fooled is fooled again."""
+
+    title: ClassVar[str] = "Larger epsilon is not weaker"
+    kind: Literal["larger_epsilon"] = "larger_epsilon"
+    factor: float = Field(2.0, gt=1, le=100, description="Times as large an epsilon.")
+
+    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
+        record = inquiry.strongest(threat)
+        if record is None:
+            return Opinion("no attack ran", applies=False)
+        positions = inquiry.affordable(record.attack)
+        positions = positions[inquiry.fooled(record, positions)]
+        if not len(positions):
+            return Opinion("no sample was fooled at the smaller epsilon", applies=False)
+        epsilon = self.factor * threat.epsilon
+        larger = threat.model_copy(update={"epsilon": round(epsilon) if threat.norm is Norm.L0 else epsilon})
+        lost = ~inquiry.attack(record.attack, larger, positions).outcome.fooled
+        name = record.attack.display_title()
+        evidence = f"{name}, {larger}: {int(lost.sum())} of {len(positions)} samples that {threat} fools resist"
+        flags = weakness(
+            "larger epsilon is weaker",
+            lost,
+            f"{name} fails at {larger} on samples that it fools at {threat}.",
+            "The attack does not follow the loss: its steps are too long for it, or its gradients mislead it.",
+            most="warning" if inquiry.one_step(threat) else "severe",
+        )
+        return Opinion(evidence, flags)

@@ -1,0 +1,63 @@
+"""More steps."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from auditor.attack import ATTACKS, Attack
+from auditor.check import ThreatCheck
+from auditor.flag import Opinion
+from auditor.inquiry import Inquiry, changed
+from auditor.strength import weakness
+from auditor.threat import ThreatModel
+
+LENGTHS = ("steps", "queries")
+"""What attacks call the number of their steps."""
+
+
+class MoreSteps(ThreatCheck):
+    """More steps find hardly more, and never less (Carlini et al. 2019, arXiv 1902.06705).
+
+    An attack that takes a single step is compared with PGD.
+    """
+
+    title: ClassVar[str] = "More steps find no more"
+    kind: Literal["more_steps"] = "more_steps"
+    factor: int = Field(5, ge=2, le=100, description="Times as many steps.")
+
+    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
+        record = inquiry.strongest(threat, gradients=True) or inquiry.strongest(threat)
+        longer = self._longer(record.attack, threat) if record is not None else None
+        if record is None or longer is None:
+            return Opinion("the strongest attack has no number of steps to raise", applies=False)
+        positions = inquiry.affordable(longer)
+        before = inquiry.fooled(record, positions)
+        after = inquiry.attack(longer, threat, positions).outcome.fooled
+        name = record.attack.display_title()
+        evidence = (
+            f"{longer.display_title()} with {longer.iterations} steps instead of {name} with {record.attack.iterations} fools "
+            f"{int((after & ~before).sum())} more and {int((before & ~after).sum())} fewer of {len(positions)} samples"
+        )
+        flags = weakness(
+            "more steps find more",
+            after & ~before,
+            f"More steps fool samples that {name} ({threat}) leaves: the robust accuracy is too high.",
+            "Give the attack more steps.",
+            most="warning" if inquiry.one_step(threat) else "severe",
+        ) + weakness(
+            "more steps find less",
+            before & ~after,
+            f"More steps fool fewer samples than {name} ({threat}) does.",
+            "The attack does not climb its loss: its gradients mislead it.",
+        )
+        return Opinion(evidence, flags)
+
+    def _longer(self, attack: Attack, threat: ThreatModel) -> Attack | None:
+        for name in LENGTHS:
+            if name in type(attack).model_fields:
+                return changed(attack, **{name: self.factor * getattr(attack, name)})
+        if attack.iterations == 1 and attack.uses_gradients and threat.norm in ATTACKS["pgd"].norms:
+            return ATTACKS.build("pgd", {})
+        return None

@@ -1,0 +1,94 @@
+"""Random noise of the same size."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from auditor.attack import Attack
+from auditor.check import ThreatCheck
+from auditor.flag import Flag, Opinion
+from auditor.inquiry import Inquiry, Trial
+from auditor.losses import margin
+from auditor.metrics import Rate
+from auditor.randomness import RowRandom
+from auditor.threat import Ball, Norm, ThreatModel
+
+FEW = 10
+"""With fewer samples than these on which attack and noise differ, nothing can be told."""
+
+
+class RandomNoiseWeaker(ThreatCheck):
+    """An attack raises the loss more than random noise of the same size does (Carlini et al. 2019, arXiv 1902.06705).
+
+    Of each sample, the margin at the attack's final image is compared with the best of several draws of noise that is as large
+    as the attack's own perturbation. Samples that noise fools, too, are left out.
+    """
+
+    title: ClassVar[str] = "Random noise is weaker"
+    kind: Literal["random_noise_weaker"] = "random_noise_weaker"
+    draws: int = Field(10, ge=1, le=1000, description="Draws of noise per sample.")
+    clearly: float = Field(0.8, gt=0.5, le=1, description="Share of samples on which an attack must beat the noise.")
+    hardly: float = Field(0.6, gt=0, le=1, description="Share up to which the headline is withheld.")
+
+    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
+        if threat.norm is Norm.L0:
+            return Opinion("there is no uniform noise in L0", applies=False)
+        strongest, said, flags = inquiry.strongest(threat), [], []
+        for record in inquiry.headline(threat):
+            name = record.attack.display_title()
+            beats = self._beats_noise(inquiry, record.attack, threat)
+            if beats.value is None or beats.n < FEW:
+                said.append(f"{name}: noise does the same on all but {beats.n} samples")
+                continue
+            said.append(f"{name} beats it on {beats.hits} of {beats.n} samples")
+            if beats.value >= self.clearly:
+                continue
+            trusted = record is strongest or record.attack.uses_gradients
+            flags.append(
+                Flag(
+                    name="no better than noise",
+                    severity="severe" if trusted and beats.value <= self.hardly else "warning",
+                    message=f"{name} ({threat}) does not do clearly better than random noise of the same size.",
+                    evidence=f"it beats the best of {self.draws} draws on {beats.hits} of {beats.n} samples ({beats})",
+                    remedy="The attack does not do what its name says, or the model hides its gradients from it.",
+                )
+            )
+        if not said:
+            return Opinion("no attack ran", applies=False)
+        return Opinion(", ".join(said), tuple(flags))
+
+    def _beats_noise(self, inquiry: Inquiry, attack: Attack, threat: ThreatModel) -> Rate:
+        positions = inquiry.affordable(attack)
+        trial = inquiry.attack(attack, threat, positions)
+        reached = _margin(inquiry, positions, trial.x_adv)
+        radius = _size(attack, threat, trial)
+        random = RowRandom(inquiry.seed, "noise of the same size", [(int(item),) for item in inquiry.ids[positions]])
+        ball = Ball(threat.norm, radius.view(-1, 1, 1, 1))
+        noise = torch.full_like(reached, -torch.inf)
+        for _ in range(self.draws):
+            noise = torch.maximum(
+                noise, _margin(inquiry, positions, ball.project(ball.sample(trial.x, random), trial.x))
+            )
+        telling = (radius > 0) & ~((reached > 0) & (noise > 0))
+        return Rate.of((reached > noise)[telling].numpy())
+
+
+def _size(attack: Attack, threat: ThreatModel, trial: Trial) -> Tensor:
+    """How large the noise may be, (N,): as the attack's perturbation, or epsilon where the attack used that in vain."""
+    distance = torch.from_numpy(trial.outcome.distance).to(trial.x.dtype)
+    in_vain = torch.from_numpy(~np.isfinite(trial.outcome.closest))
+    return torch.where(in_vain & attack.bounded, torch.full_like(distance, threat.epsilon), distance)
+
+
+def _margin(inquiry: Inquiry, positions: NDArray[np.int64], images: Tensor) -> Tensor:
+    wanted, parts = inquiry.wanted(positions), []
+    for index in torch.arange(len(images)).split(inquiry.batch_size):
+        logits = inquiry.classifier.logits(images[index].to(inquiry.classifier.device))
+        parts.append(margin(wanted[index.to(logits.device)], logits).cpu())
+    return torch.cat(parts)

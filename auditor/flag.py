@@ -1,0 +1,46 @@
+"""Flag: a doubt about an evaluation, as data, with its evidence. Opinion and Verdict: what a check saw, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Flag(BaseModel):
+    """A doubt. ``severity``: "info" (worth knowing), "warning" (read before you quote a number), "severe" (the number is
+    probably wrong). ``evidence`` holds what was seen, ``remedy`` what to do about it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    severity: Literal["info", "warning", "severe"]
+    message: str
+    evidence: str = ""
+    remedy: str = ""
+
+
+class Opinion(NamedTuple):
+    """What a check saw, and its doubts. ``applies`` is false where there was nothing that it could look at."""
+
+    evidence: str
+    flags: tuple[Flag, ...] = ()
+    applies: bool = True
+
+
+Status = Literal["passed", "doubt", "severe", "not applicable"]
+
+
+class Verdict(BaseModel):
+    """What came of one check, also where all was well. ``asks``: what it looked for; its doubts are flags of the result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    title: str
+    asks: str
+    settings: dict[str, Any]
+    status: Status
+    evidence: str
+    seconds: float

@@ -1,0 +1,144 @@
+"""Inquiry: what a check may look at, and the small attacks that it may run; the same attack is run only once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auditor.attack import Attack
+from auditor.classifier import Classifier
+from auditor.criterion import Criterion
+from auditor.dataset import ImageDataset
+from auditor.evaluation import run_attack
+from auditor.outcome import Finished, Outcome
+from auditor.progress import OnProgress, no_progress
+from auditor.records import AttackRecord
+from auditor.threat import ThreatModel
+
+FEWEST = 20
+"""An extra attack looks at no fewer samples than these (where there are so many), whatever it costs: fewer prove nothing."""
+
+
+class Trial(NamedTuple):
+    """A small attack that a check ran: its outcome, and the clean and final images, (N, C, H, W) on the CPU."""
+
+    outcome: Outcome
+    x: Tensor
+    x_adv: Tensor
+
+
+@dataclass
+class Inquiry:
+    """The model, the samples, and what the attacks did so far.
+
+    ``ids``, ``labels``, ``correct`` (classified correctly, bool) and ``criterion`` have one entry per sample of the audit.
+    ``targeted``: the attacker wants one particular class, which not every attack can reach.
+    ``records`` grows as the audit goes on. ``samples``: most samples that a check looks at; ``budget``: most forward passes
+    that one extra attack may take, by its nominal cost.
+    """
+
+    classifier: Classifier
+    dataset: ImageDataset
+    ids: NDArray[np.int64]
+    labels: Tensor
+    correct: NDArray[np.bool_]
+    criterion: Criterion
+    targeted: bool
+    threats: tuple[ThreatModel, ...]
+    records: Sequence[AttackRecord]
+    seed: int
+    batch_size: int
+    samples: int
+    budget: float
+    on_progress: OnProgress = no_progress
+    _trials: dict[object, Trial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        order = np.random.default_rng(self.seed).permutation(len(self.ids))
+        self._drawn, self._attackable = order, order[self.correct[order]]
+
+    def images(self, count: int) -> tuple[Tensor, Criterion]:
+        """Up to ``count`` of the audit's clean images, drawn by the seed, and what the attacker wants of them."""
+        positions = np.sort(self._drawn[:count])
+        return self.clean(positions), self.wanted(positions)
+
+    def right(self, count: int) -> NDArray[np.int64]:
+        """Positions of up to ``count`` correctly classified samples, drawn by the seed."""
+        return np.sort(self._attackable[:count])
+
+    def clean(self, positions: NDArray[np.int64]) -> Tensor:
+        """The clean images at these positions of the sample table, on the model's device."""
+        return self.dataset.images(self.ids[positions]).to(self.classifier.device, self.classifier.dtype)
+
+    def wanted(self, positions: NDArray[np.int64]) -> Criterion:
+        """What the attacker wants of the samples at these positions, on the model's device."""
+        return self.criterion[torch.from_numpy(positions)].to(self.classifier.device)
+
+    def affordable(self, attack: Attack) -> NDArray[np.int64]:
+        """As many attacked samples as the budget allows for this attack, drawn by the seed; their positions."""
+        count = max(FEWEST, int(self.budget / (attack.runs * attack.cost)))
+        return self.right(min(count, self.samples))
+
+    def headline(self, threat: ThreatModel) -> list[AttackRecord]:
+        """What each attack of the audit did within this threat model."""
+        return [item for item in self.records if item.role == "headline" and item.threat == threat]
+
+    def strongest(self, threat: ThreatModel, *, gradients: bool = False) -> AttackRecord | None:
+        """The attack that fooled most samples; of equals the one that follows gradients, then the one that tries longest."""
+        records = [item for item in self.headline(threat) if item.attack.uses_gradients or not gradients]
+        if not records:
+            return None
+        return max(records, key=lambda item: (sum(item.fooled), item.attack.uses_gradients, item.attack.cost))
+
+    def one_step(self, threat: ThreatModel) -> bool:
+        """Whether no attack that follows gradients takes more than one step: known to be weak, as the report then says."""
+        gradients = [item.attack for item in self.headline(threat) if item.attack.uses_gradients]
+        return bool(gradients) and all(attack.iterations == 1 for attack in gradients)
+
+    def fooled(self, record: AttackRecord, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which samples at these positions this attack of the audit fooled."""
+        known = np.zeros(len(self.ids), bool)
+        known[np.array(record.positions, np.int64)] = record.fooled
+        return known[positions]
+
+    def attack(
+        self, attack: Attack, threat: ThreatModel, positions: NDArray[np.int64], *, early_stop: bool = True
+    ) -> Trial:
+        """Run an attack on the samples at these positions, with the audit's seed and any image within epsilon as success."""
+        attack = changed(attack, budget="fixed")
+        key = (type(attack), attack.describe(), threat, positions.tobytes(), early_stop)
+        if key not in self._trials:
+            self._trials[key] = self._run(attack, threat, positions, early_stop)
+        return self._trials[key]
+
+    def _run(self, attack: Attack, threat: ThreatModel, positions: NDArray[np.int64], early_stop: bool) -> Trial:
+        x = torch.empty(len(positions), *self.classifier.input_shape, dtype=self.classifier.dtype)
+        x_adv = torch.empty_like(x)
+
+        def keep(finished: Finished) -> None:
+            place = torch.from_numpy(finished.position)
+            x[place], x_adv[place] = finished.x.detach().cpu(), finished.x_adv.detach().cpu()
+
+        outcome = run_attack(
+            self.classifier, attack, threat, self.dataset, self.ids[positions], self.wanted(positions),
+            seed=self.seed, batch_size=self.batch_size, early_stop=early_stop, on_finished=keep,
+            on_progress=self.on_progress,
+        )  # fmt: skip
+        return Trial(outcome, x, x_adv)
+
+
+def changed(attack: Attack, **changes: object) -> Attack:
+    """The same attack with other parameters, also beyond the bounds that users keep to; made anew, so that nothing that it
+    has worked out from the old ones stays."""
+    return attack.model_construct(**{name: getattr(attack, name) for name in type(attack).model_fields} | changes)
+
+
+def whole_box(threat: ThreatModel, shape: tuple[int, int, int]) -> ThreatModel:
+    """The smallest ball of this norm around any image that holds every other image of [0, 1]."""
+    return threat.model_copy(update={"epsilon": threat.norm.largest(shape)})

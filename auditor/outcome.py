@@ -1,0 +1,39 @@
+"""Outcome: what one attack did to each of its samples; Finished: some samples whose verdict has just come in."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Finished(NamedTuple):
+    """Some samples whose verdict is in: their positions, clean and final images, and whether they were fooled."""
+
+    position: NDArray[np.int64]
+    x: Tensor
+    x_adv: Tensor
+    fooled: NDArray[np.bool_]
+
+
+class Outcome(NamedTuple):
+    """One attack on N samples; every array has one entry per sample, in the order in which they were given.
+
+    ``fooled``: the attacker has what he wanted within epsilon. ``prediction``, ``confidence``: at the final image, which is
+    the closest adversarial one where any was found. ``distance``: norm of the final perturbation. ``closest``: the same where
+    an adversarial image was found, within epsilon or not, else infinite. ``forwards``, ``backwards``: images that the model
+    was asked about, without and with a gradient. ``blind``: a gradient was exactly zero or not finite, so that the attack
+    could not see where to go.
+    """
+
+    fooled: NDArray[np.bool_]
+    prediction: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    distance: NDArray[np.float64]
+    closest: NDArray[np.float64]
+    forwards: NDArray[np.int64]
+    backwards: NDArray[np.int64]
+    blind: NDArray[np.bool_]
+    seconds: float

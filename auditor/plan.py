@@ -1,0 +1,62 @@
+"""Plan: the stages of an audit and what each costs, known before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from auditor.attack import Attack
+from auditor.audit_spec import AuditSpec
+from auditor.threat import Norm, ThreatModel
+
+CHECK_SHARE = 0.03
+"""One extra attack of a check may take at most this share of the audit's nominal cost."""
+
+
+def plan(spec: AuditSpec, samples: int) -> dict[Hashable, float]:
+    """Every stage with its cost in forward passes over single images (a backward pass counts as two), if no sample were fooled
+    early."""
+    stages = _before_checks(spec, samples)
+    for check in spec.checks:
+        stages[check] = samples if check.preflight else 0.5 * check_budget(spec, samples) * len(spec.threats)
+    for corruption in spec.corruptions:
+        for single in corruption.each():
+            stages[single] = (
+                stages.get(single, 0.0) + 2 * samples
+            )  # making an image takes about as long as a small network
+    return stages
+
+
+def check_budget(spec: AuditSpec, samples: int) -> float:
+    """What a check may spend on one threat model, in the same unit."""
+    return CHECK_SHARE * sum(_before_checks(spec, samples).values()) / len(spec.threats)
+
+
+def points(spec: AuditSpec, threat: ThreatModel) -> list[ThreatModel]:
+    """The further points of a threat's curve, smallest epsilon first; a point with a headline of its own is not one."""
+    radii = [threat.epsilon * multiple for multiple in sorted(spec.curve)]
+    if threat.norm is Norm.L0:
+        radii = [float(pixels) for pixels in sorted({max(1, round(radius)) for radius in radii})]
+    further = (threat.model_copy(update={"epsilon": radius}) for radius in radii)
+    return [point for point in further if point not in spec.threats]
+
+
+def _before_checks(spec: AuditSpec, samples: int) -> dict[Hashable, float]:
+    """Attacks, curves and analyses."""
+    stages: dict[Hashable, float] = {"clean": samples}
+    for threat in spec.threats:
+        attacks = spec.attacks_for(threat)
+        for attack in attacks:
+            stages["headline", threat, attack] = samples * _passes(attack)
+        for point in points(spec, threat):
+            for attack in attacks:
+                stages["curve", point, attack] = 0.5 * samples * _passes(attack)
+        stages["beyond", threat] = 0.2 * samples * sum(map(_passes, attacks)) * spec.curve_to_zero
+    if spec.analyses:
+        chosen = min(samples, spec.analysis_samples)
+        stages["pairs"] = chosen * _passes(spec.analysis_attack)
+        stages |= dict.fromkeys(spec.analyses, 3.0 * chosen)
+    return stages
+
+
+def _passes(attack: Attack) -> float:
+    return attack.runs * attack.cost

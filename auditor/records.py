@@ -1,0 +1,98 @@
+"""AttackRecord and CorruptionRecord: what one attack, or one corruption, did to the samples of an audit, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from auditor.attack import ATTACKS, Attack
+from auditor.capability import MemberOf
+from auditor.corruption import CORRUPTIONS, Corruption
+from auditor.metrics import Rate
+from auditor.outcome import Outcome
+from auditor.threat import ThreatModel
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttackRecord(_Data):
+    """One attack under one threat model. ``positions``: which entries of the sample table were attacked; the other lists
+    run along it. ``closest``: distance of the closest adversarial image found, also beyond epsilon; None where there is none.
+    ``blind``: a gradient was zero or not finite. Passes are counted per image.
+
+    ``role`` "headline": every correctly classified sample was attacked; "curve": only those that nothing had fooled yet.
+    """
+
+    attack: Annotated[Attack, MemberOf(ATTACKS)]
+    threat: ThreatModel
+    role: Literal["headline", "curve"]
+    positions: list[int]
+    fooled: list[bool]
+    prediction: list[int]
+    confidence: list[float]
+    distance: list[float]
+    closest: list[float | None]
+    forwards: list[int]
+    backwards: list[int]
+    blind: list[bool]
+    seconds: float
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was(cls, data: Any) -> Any:
+        """A record from before ``closest`` was kept: of the images then looked for, the fooling ones are the closest known."""
+        if isinstance(data, dict) and "closest" not in data and {"fooled", "distance"} <= data.keys():
+            pairs = zip(data["fooled"], data["distance"], strict=False)
+            return {**data, "closest": [distance if fooled else None for fooled, distance in pairs]}
+        return data
+
+    @classmethod
+    def of(
+        cls,
+        attack: Attack,
+        threat: ThreatModel,
+        role: Literal["headline", "curve"],
+        positions: NDArray[np.int64],
+        outcome: Outcome,
+    ) -> AttackRecord:
+        """The record of an attack on these entries of the sample table."""
+        columns = {name: value.tolist() for name, value in outcome._asdict().items() if isinstance(value, np.ndarray)}
+        columns["closest"] = [value if np.isfinite(value) else None for value in outcome.closest]
+        return cls(
+            attack=attack, threat=threat, role=role, positions=positions.tolist(), seconds=outcome.seconds, **columns
+        )
+
+    @property
+    def success(self) -> Rate:
+        """Share of the attacked samples on which the attacker got what he wanted."""
+        return Rate.of(np.array(self.fooled, bool))
+
+
+class CorruptionRecord(_Data):
+    """The model under one corruption of one severity: the class it predicts for each entry of the sample table."""
+
+    corruption: Annotated[Corruption, MemberOf(CORRUPTIONS)]
+    predictions: list[int]
+    seconds: float
+
+
+def known_fooled(records: Iterable[AttackRecord], threat: ThreatModel, n: int) -> NDArray[np.bool_]:
+    """For which of ``n`` samples one of the records holds an adversarial image within ``threat``.
+
+    An image found under another epsilon of the same norm counts where it lies in this ball, too.
+    """
+    known = np.zeros(n, bool)
+    for record in records:
+        if record.threat.norm == threat.norm:
+            closest = np.array([np.inf if value is None else value for value in record.closest])
+            inside = closest <= threat.epsilon
+            if record.threat.epsilon <= threat.epsilon:
+                inside |= np.array(record.fooled, bool)
+            known[np.array(record.positions, np.int64)] |= inside
+    return known

@@ -1,0 +1,81 @@
+"""Accuracy under common corruptions."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from auditor.corruption import SEVERITIES, is_small
+from auditor.metrics import Rate
+from auditor.report.blocks import Column, Figure, Section, Table, Text
+from auditor.report.section import ReportSection
+from auditor.result import AuditResult
+
+
+class Corruptions(ReportSection):
+    """Accuracy on every sample under each corruption and severity."""
+
+    kind: Literal["corruptions"] = "corruptions"
+    order: ClassVar[int] = 40
+
+    def build(self, result: AuditResult) -> Section | None:
+        if not result.corruptions:
+            return None
+        height, width = result.provenance.dataset.shape[1:]
+        made_for = "CIFAR-10-C, made for 32 x 32" if is_small(height, width) else "ImageNet-C, made for 224 x 224"
+        text = (
+            f"Noise, blur, weather and digital loss as in Hendrycks and Dietterich (2019), with the constants of {made_for} "
+            f"pixels (these images: {height} x {width}). The corrupted images are made here, so the numbers are close to those "
+            "on the published sets, not equal to them."
+        )
+        rows = accuracy_rows(result)
+        chart = Figure(
+            chart="corruption_grid",
+            title="Accuracy under corruptions",
+            rows=tuple(rows),
+            options={"height": 24 * len({row["corruption"] for row in rows})},
+            reading="Each cell is the share of all samples classified correctly under that corruption; severity 0 is the "
+            "unperturbed accuracy. Darker is better.",
+        )
+        return Section(key=self.kind, title="Common corruptions", blocks=(Text(text=text), chart, _table(result)))
+
+
+def accuracy_rows(result: AuditResult) -> list[dict[str, Any]]:
+    """The cells of the chart ``corruption_grid``, the clean accuracy in front of each row."""
+    rates = [
+        (record.corruption.display_title(), record.corruption.severity, Rate.of(result.corrupted(record)))
+        for record in result.corruptions
+    ]
+    titles = dict.fromkeys(title for title, _, _ in rates)
+    cells = [(title, 0, result.clean_accuracy) for title in titles] + rates
+    return [
+        {"corruption": title, "severity": severity, **rate.model_dump(exclude={"hits"})}
+        for title, severity, rate in cells
+    ]
+
+
+def accuracy_table(result: AuditResult) -> list[dict[str, Any]]:
+    """One row per corruption: the accuracy with its interval by severity ("1" to "5"), and the mean over those measured."""
+    rows: dict[str, dict[str, Any]] = {}
+    values: dict[str, list[float]] = {}
+    for record in result.corruptions:
+        title, correct = record.corruption.display_title(), result.corrupted(record)
+        rows.setdefault(title, {"corruption": title})[str(record.corruption.severity)] = str(Rate.of(correct))
+        values.setdefault(title, []).append(float(correct.mean()))
+    return [row | {"mean": float(np.mean(values[title]))} for title, row in rows.items()]
+
+
+def _table(result: AuditResult) -> Table:
+    rows = accuracy_table(result)
+    rows.append({"corruption": "mean", "mean": float(np.mean([row["mean"] for row in rows]))})
+    return Table(
+        columns=(
+            Column(key="corruption", title="Corruption"),
+            *(Column(key=str(severity), title=f"Severity {severity} [95 %]") for severity in SEVERITIES),
+            Column(key="mean", title="Mean", format=".1%"),
+        ),
+        rows=tuple(rows),
+        caption=f"Share of all {len(result.samples)} samples, with the Wilson interval; unperturbed {result.clean_accuracy}. "
+        "Mean: over the severities measured; in the last row over the corruptions.",
+    )
