@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,10 +44,14 @@ print(json.dumps({"peak": max(peaks), "kept": kept, "attacked": len(result.recor
 
 
 def peak_of(n: int, folder: Path) -> dict[str, float]:
+    """Peak of anonymous memory in MB. Blocks from 128 KB on go back to the system when freed (glibc otherwise raises that limit
+    as it goes and keeps a heap in pieces, some 30 MB more or less by chance), so that what counts is what the audit holds.
+    """
     folder.mkdir()
     run = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(n), str(folder)], capture_output=True, text=True, check=False, timeout=500
-    )
+        [sys.executable, "-c", PROGRAM, str(n), str(folder)], capture_output=True, text=True, check=False, timeout=500,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 << 10)},
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
@@ -56,4 +61,4 @@ def test_ten_times_as_many_images_take_hardly_more_memory(tmp_path: Path) -> Non
     print(few, many)
     images = 10_000 * 3 * 32 * 32 * 4 / 2**20
     assert many["kept"] / 2**20 > 3 * 0.9 * images * many["attacked"] / 10_000, "every adversarial image was on disk"
-    assert many["peak"] - few["peak"] < 0.3 * images, "the verdicts on 10,000 samples and nothing of the images"
+    assert many["peak"] - few["peak"] < 0.2 * images, "the verdicts on 10,000 samples and nothing of the images"
