@@ -1,30 +1,34 @@
 """Is any attack weaker than its counterpart elsewhere? Robust accuracy of ours and theirs, same network, samples and budget.
 
-    python benchmarks/peers.py --shared ../shared --samples 200 --write docs/peers.md
+    python benchmarks/peers.py --shared ../shared --samples 200 --torchattacks /path/to/checkout --write docs/peers.md
 
-Both run with the same iterations. An image counts as robust when the network still classifies it correctly; for attacks that look
-for the closest image, when the image found lies beyond epsilon. The peers are installed by `make test`.
+Both run with the same iterations. Robust accuracy is the share of all samples that the network classifies correctly before and
+after the attack; attacks that look for the closest image have broken a sample when the one found lies within epsilon. Attacks
+that draw at random run with several seeds, and the mean counts. The peers are installed by `make test`; SPSA needs a checkout
+of torchattacks 3.5.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import random
+import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import art
 import foolbox
 import numpy as np
 import torch
-import torchattacks
-from art.attacks.evasion import SaliencyMapMethod, UniversalPerturbation
+from art.attacks.evasion import ProjectedGradientDescentPyTorch, SaliencyMapMethod, UniversalPerturbation
 from art.estimators.classification import PyTorchClassifier
+from art.preprocessing.expectation_over_transformation import EoTImageRotationPyTorch
 from attacks import BATCH, Setting, scaled, settings
 from torch import Tensor, nn
 
@@ -38,28 +42,37 @@ SLACK = 1e-5
 PLAIN_SHARE = 1 / 8
 """The plain network falls to everything at the usual radii, so that nothing could be told; it gets an eighth (not in L0)."""
 
+FITTED = 15
+"""Samples that UAP is fitted on."""
+
 Robust = Callable[[Setting, ThreatModel], np.ndarray]
 """Which of the samples still stand, bool (N,); all of them are classified correctly without an attack."""
 
 
 class Duel(NamedTuple):
-    """``samples``: at most so many, where theirs takes too long for all."""
+    """``seeds``: runs on both sides; more than one for attacks that draw at random and are quick."""
 
     attack: str
     ours: str
     library: str
     theirs: Robust
     threat: ThreatModel
-    samples: int | None = None
+    seeds: int = 1
     note: str = ""
     scaled: bool = True
 
 
-def ours(setting: Setting, spec: str, threat: ThreatModel, criterion: Criterion | None = None) -> np.ndarray:
+def ours(setting: Setting, spec: str, threat: ThreatModel, criterion: Criterion, seed: int) -> np.ndarray:
     outcome = run_attack(
-        setting.classifier, ATTACKS.parse(spec), threat, setting.data, setting.ids,
-        criterion or Misclassification(setting.y), seed=0, batch_size=BATCH,
-    )  # fmt: skip
+        setting.classifier,
+        ATTACKS.parse(spec),
+        threat,
+        setting.data,
+        setting.ids,
+        criterion,
+        seed=seed,
+        batch_size=BATCH,
+    )
     return ~outcome.fooled
 
 
@@ -87,7 +100,7 @@ def batches(setting: Setting, size: int = BATCH) -> Iterator[tuple[Tensor, Tenso
 def by_torchattacks(name: str, *, mode: str = "", size: int = BATCH, **parameters: Any) -> Robust:
     def run(setting: Setting, threat: ThreatModel) -> np.ndarray:
         given = parameters if name == "OnePixel" else {"eps": threat.epsilon, **scaled(parameters, threat.epsilon)}
-        attack = getattr(torchattacks, name)(setting.classifier, **given)
+        attack = getattr(importlib.import_module("torchattacks"), name)(setting.classifier, **given)
         if mode:
             getattr(attack, mode)()
         return standing(setting, threat, (attack(x, y) for x, y in batches(setting, size)))
@@ -106,7 +119,7 @@ def by_foolbox(name: str, *, minimal: bool = False, **parameters: Any) -> Robust
     return run
 
 
-def by_foolbox_from_start(name: str, **parameters: Any) -> Robust:
+def by_foolbox_from_start(name: str, *, size: int = 50, **parameters: Any) -> Robust:
     """Decision-based: begins at the images that our boundary attack begins at."""
 
     def run(setting: Setting, threat: ThreatModel) -> np.ndarray:
@@ -118,8 +131,11 @@ def by_foolbox_from_start(name: str, **parameters: Any) -> Robust:
         )  # fmt: skip
         model = foolbox.PyTorchModel(setting.classifier, bounds=(0, 1))
         attack = getattr(foolbox.attacks, name)(**parameters)
-        criterion = foolbox.criteria.Misclassification(setting.y)
-        return standing(setting, threat, iter([attack.run(model, setting.x, criterion, starting_points=start)]))
+        parts = zip(setting.x.split(size), setting.y.split(size), start.split(size), strict=True)
+        found = (
+            attack.run(model, x, foolbox.criteria.Misclassification(y), starting_points=outer) for x, y, outer in parts
+        )
+        return standing(setting, threat, found)
 
     return run
 
@@ -139,6 +155,20 @@ def by_art_uap(fitted: int) -> Robust:
         return standing(setting, threat, iter([(setting.x + torch.from_numpy(attack.noise)).clamp(0, 1)]))
 
     return run
+
+
+def by_art_rotated(setting: Setting, threat: ThreatModel) -> np.ndarray:
+    """PGD through ten random rotations, judged unrotated."""
+    rotations = EoTImageRotationPyTorch(nb_samples=10, clip_values=(0.0, 1.0), angles=45.0)
+    model = PyTorchClassifier(
+        setting.classifier, nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0.0, 1.0),
+        preprocessing_defences=[rotations],
+    )  # fmt: skip
+    attack = ProjectedGradientDescentPyTorch(
+        model, eps=threat.epsilon, eps_step=0.25 * threat.epsilon, max_iter=10, batch_size=BATCH, verbose=False
+    )
+    x_adv = torch.from_numpy(attack.generate(setting.x.numpy(), np.eye(10)[setting.y.numpy()]))
+    return standing(setting, threat, iter([x_adv]))
 
 
 def by_art_jsma(setting: Setting, threat: ThreatModel) -> np.ndarray:
@@ -164,27 +194,32 @@ def duels() -> list[Duel]:
         Duel("BIM", "bim", "foolbox", by_foolbox("LinfBasicIterativeAttack", rel_stepsize=0.2, steps=10), LINF),
         Duel("BIM", "bim", "foolbox", by_foolbox("L2BasicIterativeAttack", rel_stepsize=0.2, steps=10), L2),
         Duel("MI-FGSM", "mi-fgsm", "torchattacks", by_torchattacks("MIFGSM", alpha=0.1, steps=10, decay=1.0), LINF),
-        Duel("PGD-10", "pgd", "foolbox", by_foolbox("LinfPGD", rel_stepsize=0.25, steps=10), LINF),
-        Duel("PGD-10", "pgd", "torchattacks", by_torchattacks("PGD", alpha=0.25, steps=10), LINF),
-        Duel("PGD-10", "pgd", "foolbox", by_foolbox("L2PGD", rel_stepsize=0.25, steps=10), L2),
+        Duel("PGD-10", "pgd", "foolbox", by_foolbox("LinfPGD", rel_stepsize=0.25, steps=10), LINF, 3),
+        Duel("PGD-10", "pgd", "torchattacks", by_torchattacks("PGD", alpha=0.25, steps=10), LINF, 3),
+        Duel("PGD-10", "pgd", "foolbox", by_foolbox("L2PGD", rel_stepsize=0.25, steps=10), L2, 3),
         Duel(
             "PGD-40", "pgd:steps=40,step_size=0.05", "foolbox", by_foolbox("L1PGD", rel_stepsize=0.05, steps=40),
-            at(Norm.L1, 12.0), note="ours moves the largest 5 % of the entries, foolbox all",
+            at(Norm.L1, 12.0), 3, note="ours moves the largest 5 % of the entries, foolbox all",
         ),
-        Duel("APGD-CE, 20 steps", "apgd-ce:steps=20", "torchattacks", by_torchattacks("APGD", steps=20, loss="ce"), LINF),
-        Duel("APGD-DLR, 20 steps", "apgd-dlr:steps=20", "torchattacks", by_torchattacks("APGD", steps=20, loss="dlr"), LINF),
+        Duel(
+            "APGD-CE, 20 steps", "apgd-ce:steps=20", "torchattacks", by_torchattacks("APGD", steps=20, loss="ce"), LINF, 3
+        ),
+        Duel(
+            "APGD-DLR, 20 steps", "apgd-dlr:steps=20", "torchattacks", by_torchattacks("APGD", steps=20, loss="dlr"),
+            LINF, 3,
+        ),
         Duel(
             "APGD-T, 20 steps", "apgd-t:steps=20", "torchattacks",
-            by_torchattacks("APGDT", steps=20, n_classes=10), LINF,
+            by_torchattacks("APGDT", steps=20, n_classes=10), LINF, 3,
         ),
         Duel("FAB, 20 steps", "fab:steps=20", "torchattacks", by_torchattacks("FAB", steps=20, n_classes=10), LINF),
         Duel(
             "Square, 500 queries", "square:queries=500", "torchattacks",
-            by_torchattacks("Square", n_queries=500, size=20), LINF,
+            by_torchattacks("Square", n_queries=500, size=20), LINF, 5,
         ),
         Duel(
             "Square, 500 queries", "square:queries=500", "torchattacks",
-            by_torchattacks("Square", n_queries=500, norm="L2", size=20), L2,
+            by_torchattacks("Square", n_queries=500, norm="L2", size=20), L2, 5,
         ),
         Duel(
             "DeepFool", "deepfool:steps=50", "foolbox", by_foolbox("L2DeepFoolAttack", minimal=True, steps=50),
@@ -214,29 +249,50 @@ def duels() -> list[Duel]:
         ),
         Duel(
             "JSMA, pairs, targeted", "jsma:form=pairs,outputs=probabilities,theta=0.5,changes=1000,budget=minimal", "ART",
-            by_art_jsma, at(Norm.L0, 20), samples=40,
+            by_art_jsma, at(Norm.L0, 20), scaled=False,
         ),
         Duel(
-            "UAP, fitted on 15", "uap:fitting_samples=15,passes=1", "ART", by_art_uap(15), LINF,
+            f"UAP, fitted on {FITTED}", f"uap:fitting_samples={FITTED},passes=1", "ART", by_art_uap(FITTED), LINF,
             note="ours is stretched to the edge of the ball and fitted on the other half of the samples", scaled=False,
         ),
         Duel(
             "One pixel, 5 pixels, 6 generations", "one-pixel:pixels=5,population=50,generations=6", "torchattacks",
-            by_torchattacks("OnePixel", pixels=5, steps=6, popsize=50), at(Norm.L0, 5), samples=40,
+            by_torchattacks("OnePixel", pixels=5, steps=6, popsize=50), at(Norm.L0, 5), scaled=False,
+        ),
+        Duel(
+            "EOT over rotations", "eot", "ART", by_art_rotated, LINF, note="ours rotates bilinearly, ART to the nearest"
+        ),
+        Duel(
+            "Random noise, 100 draws", "random-noise:draws=100", "foolbox",
+            by_foolbox("LinfRepeatedAdditiveUniformNoiseAttack", repeats=100), at(Norm.LINF, 16 / 255), 3, scaled=False,
+        ),
+        Duel(
+            "Random noise, 100 draws", "random-noise:draws=100", "foolbox",
+            by_foolbox("L2RepeatedAdditiveUniformNoiseAttack", repeats=100), at(Norm.L2, 2.0), 3, scaled=False,
+        ),
+        Duel(
+            "Pointwise", "pointwise", "foolbox", by_foolbox("PointwiseAttack", minimal=True), at(Norm.L0, 20), scaled=False
         ),
         Duel(
             "Boundary, 1500 steps", "boundary:steps=1500,directions=1", "foolbox",
-            by_foolbox_from_start("BoundaryAttack", steps=1500), at(Norm.L2, 1.0), samples=50,
+            by_foolbox_from_start("BoundaryAttack", steps=1500), at(Norm.L2, 1.0), scaled=False,
         ),
         Duel(
             "HopSkipJump, 10 steps", "hop-skip-jump:steps=10", "foolbox",
-            by_foolbox_from_start("HopSkipJumpAttack", steps=10, constraint="l2"), at(Norm.L2, 0.5), samples=50,
+            by_foolbox_from_start("HopSkipJumpAttack", steps=10, constraint="l2"), at(Norm.L2, 0.5), scaled=False,
         ),
         Duel(
             "HopSkipJump, 10 steps", "hop-skip-jump:steps=10", "foolbox",
-            by_foolbox_from_start("HopSkipJumpAttack", steps=10, constraint="linf"), LINF, samples=50,
+            by_foolbox_from_start("HopSkipJumpAttack", steps=10, constraint="linf"), LINF, scaled=False,
         ),
     ]  # fmt: skip
+
+
+def spsa() -> Duel:
+    return Duel(
+        "SPSA, 5 steps of 128 pairs", "spsa:steps=5", "torchattacks",
+        by_torchattacks("SPSA", nb_iter=5, nb_sample=128, max_batch_size=64), LINF,
+    )  # fmt: skip
 
 
 def correct(setting: Setting) -> Setting:
@@ -245,30 +301,27 @@ def correct(setting: Setting) -> Setting:
     return replace(setting, ids=setting.ids[kept.numpy()], x=setting.x[kept], y=setting.y[kept])
 
 
-def first(setting: Setting, n: int | None) -> Setting:
-    return replace(setting, ids=setting.ids[:n], x=setting.x[:n], y=setting.y[:n])
-
-
-def row(setting: Setting, duel: Duel) -> str:
+def row(setting: Setting, samples: int, duel: Duel) -> str:
+    """``setting`` has those of the ``samples`` that are classified correctly."""
     if "plain" in setting.name and duel.threat.norm is not Norm.L0 and duel.scaled:
         duel = duel._replace(threat=duel.threat.model_copy(update={"epsilon": duel.threat.epsilon * PLAIN_SHARE}))
-    part = first(setting, duel.samples)
-    criterion = TargetedMisclassification((part.y + 1) % 10) if "targeted" in duel.attack else None
-    torch.manual_seed(0)
-    np.random.seed(0)
-    random.seed(0)
-    began = time.perf_counter()
-    mine = ours(part, duel.ours, duel.threat, criterion)
-    middle = time.perf_counter()
-    theirs = duel.theirs(part, duel.threat)
-    end = time.perf_counter()
+    targeted = TargetedMisclassification((setting.y + 1) % 10)
+    criterion = targeted if "targeted" in duel.attack else Misclassification(setting.y)
+    pairs = []
+    for seed in range(duel.seeds):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        pairs.append((ours(setting, duel.ours, duel.threat, criterion, seed), duel.theirs(setting, duel.threat)))
+    mine, theirs = np.stack(pairs, 1)
     if duel.attack.startswith("UAP"):
-        mine, theirs = mine[15:], theirs[15:]
-    gap = 100 * (mine.mean() - theirs.mean())
+        samples, mine, theirs = samples - FITTED, mine[:, FITTED:], theirs[:, FITTED:]
+    robust = [100 * verdicts.sum(1).mean() / samples for verdicts in (mine, theirs)]
+    gap = robust[0] - robust[1]
     verdict = "weaker" if gap > 1.5 else "stronger" if gap < -1.5 else "equal"
     return (
-        f"| {duel.attack} | {duel.threat} | {len(mine)} | {100 * mine.mean():.1f} | {100 * theirs.mean():.1f} | {duel.library} | "
-        f"{100 * (mine == theirs).mean():.1f} % | {verdict} | {(end - middle) / (middle - began):.1f} × | {duel.note} |"
+        f"| {duel.attack} | {duel.threat} | {duel.seeds} | {robust[0]:.1f} | {robust[1]:.1f} | {duel.library} | "
+        f"{100 * (mine == theirs).mean():.1f} % | {verdict} | {duel.note} |"
     )
 
 
@@ -278,34 +331,44 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default="", help="attacks whose name contains this")
+    parser.add_argument("--network", default="", help="networks whose name contains this")
+    parser.add_argument("--torchattacks", type=Path, help="checkout of its source, used instead of the installed one")
     parser.add_argument("--write", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
     torch.set_num_threads(arguments.threads)
+    if arguments.torchattacks is not None:
+        sys.path.insert(0, str(arguments.torchattacks))
+    peer = importlib.import_module("torchattacks")
+    contests = duels() + ([spsa()] if hasattr(peer, "SPSA") else [])
     lines = [
         "# Attacks beside their counterparts", "",
-        "Robust accuracy in % of the samples classified correctly without an attack, ours and another library's with the same "
-        "iterations; *equal*: within 1.5 points. The plain network gets an eighth of the other's radii (not in L0 and UAP): "
-        "it falls to everything beyond. *Faster*: their time over ours, a side effect here (see [benchmarks.md](benchmarks.md)). "
+        "Robust accuracy in % of all samples, ours and another library's with the same iterations, mean of so many runs with "
+        "different seeds; *equal*: within 1.5 points. *Verdicts alike*: among samples classified correctly without an attack. "
+        "The plain network falls to everything at the usual radii; where that would tell nothing it gets an eighth of the "
+        "other's. How long they take: [benchmarks.md](benchmarks.md). "
         "Made by `benchmarks/peers.py`, "
         f"{arguments.samples} CIFAR-10 test images, torch {torch.__version__}, foolbox {foolbox.__version__}, "
-        f"torchattacks {torchattacks.__version__}.",
+        f"ART {art.__version__}, torchattacks {getattr(peer, '__version__', 'from its source')}.",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for setting in settings(arguments.shared, arguments.samples, torch.device("cpu"), Path(folder)):
+            if arguments.network not in setting.name:
+                continue
+            part = correct(setting)
             lines += [
                 "", f"## {setting.name}", "",
-                "| attack | budget | n | ours | theirs | by | verdicts alike | ours is | faster | note |",
-                "|---|---|---|---|---|---|---|---|---|---|",
+                f"{len(part.y)} of the {arguments.samples} samples are classified correctly.", "",
+                "| attack | budget | runs | ours | theirs | by | verdicts alike | ours is | note |",
+                "|---|---|---|---|---|---|---|---|---|",
             ]  # fmt: skip
-            part = correct(setting)
-            for duel in duels():
+            for duel in contests:
                 if arguments.only in duel.attack:
-                    lines.append(row(part, duel))
+                    lines.append(row(part, arguments.samples, duel))
                     print(f"{setting.name} {lines[-1]}", flush=True)
-    if arguments.write is not None:
-        arguments.write.write_text("\n".join(lines) + "\n")
+                    if arguments.write is not None:
+                        arguments.write.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

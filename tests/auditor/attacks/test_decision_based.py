@@ -165,7 +165,7 @@ def test_hop_skip_jump_gets_as_close_as_foolbox(setting: Setting, norm: Norm, co
 
 
 def test_pointwise_changes_as_few_entries_as_foolbox() -> None:
-    """Theirs is too slow for real networks (one question per entry and walk); small ones, in L0 of pixels."""
+    """From our noise: theirs fools these small networks with some samples never. Real networks: docs/peers.md."""
     setting = in_float64()
     model = foolbox.PyTorchModel(setting.classifier, bounds=(0, 1))
     torch.manual_seed(0)
