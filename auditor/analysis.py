@@ -5,18 +5,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from auditor.attack import Attack
 from auditor.capability import Capability, Catalog
 from auditor.classifier import Classifier
+from auditor.dataset import ImageDataset
+from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.progress import OnProgress, no_progress
-from auditor.report.blocks import AnyBlock, Section
+from auditor.report.blocks import AnyBlock, Section, Text
 from auditor.threat import ThreatModel
 
 
@@ -47,19 +51,29 @@ class Pairs(Protocol):
 class Subject:
     """What an analysis may look at: the model, the pairs that the audit made for it, and where they come from.
 
-    ``pairs_from`` says in words how the perturbed twins were made.
+    ``dataset`` and ``ids``: the samples of the pairs, in their order. ``pairs_from`` says in words how the perturbed twins
+    were made; ``attacks`` are the audit's. ``folder`` is for files that the analysis needs while it runs. More twins, of
+    another attack, another goal or another network: ``auditor.pairs.make_twins``.
     """
 
     classifier: Classifier
     pairs: Pairs
+    dataset: ImageDataset
+    ids: NDArray[np.int64]
     threat: ThreatModel
+    attacks: tuple[Attack, ...]
     pairs_from: str
     seed: int
+    batch_size: int
+    folder: Path
     on_progress: OnProgress = no_progress
 
 
 class Finding(BaseModel):
-    """What an analysis found: its parameters, its numbers as plain data, and its doubts."""
+    """What an analysis found: its parameters, its numbers as plain data, and its doubts.
+
+    ``declined``: why the network does not allow the measurement, in a sentence; there are no numbers then.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,14 +81,22 @@ class Finding(BaseModel):
     settings: dict[str, Any]
     data: dict[str, Any]
     flags: tuple[Flag, ...] = ()
+    declined: str = ""
 
 
 class Analysis(Capability):
     """A neuron-level measurement of a classifier. One subclass per file in ``auditor.analyses``.
 
     ``run`` measures and returns plain data; ``section`` and ``detail`` draw that data, at once or years later, for the
-    page and the report alike.
+    page and the report alike. ``standard``: whether an audit runs it unless told otherwise.
     """
+
+    standard: ClassVar[bool] = False
+
+    @property
+    def cost(self) -> float:
+        """Forward passes for each image, about; a backward pass counts as two."""
+        return 3.0
 
     @abstractmethod
     def run(self, subject: Subject) -> Finding:
@@ -92,6 +114,28 @@ class Analysis(Capability):
 ANALYSES: Catalog[Analysis] = Catalog("auditor.analyses", Analysis)
 
 
+def measured(analysis: Analysis, subject: Subject) -> Finding:
+    """Run an analysis; where the network does not allow it, a finding that says why."""
+    try:
+        return analysis.run(subject)
+    except EvaluationError as error:
+        return Finding(kind=analysis.kind, settings=analysis.settings(), data={}, declined=str(error))
+
+
 def analysis_of(finding: Finding) -> Analysis:
     """The analysis that made a finding, with its parameters. Raises SpecError when it is no longer installed."""
     return ANALYSES.build(finding.kind, finding.settings)
+
+
+def section_of(finding: Finding) -> Section:
+    """The section of the report that shows a finding."""
+    analysis = analysis_of(finding)
+    if not finding.declined:
+        return analysis.section(finding)
+    text = f"Not measured: {finding.declined}"
+    return Section(key=finding.kind, title=analysis.display_title(), blocks=(Text(text=text, tone="note"),))
+
+
+def detail_of(finding: Finding, path: tuple[str, ...]) -> tuple[AnyBlock, ...]:
+    """What opens behind a mark of that section (see ``Analysis.detail``)."""
+    return () if finding.declined else analysis_of(finding).detail(finding, path)

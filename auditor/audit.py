@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from auditor.analysis import Finding, Subject
+from auditor.analysis import Finding, Subject, measured
 from auditor.attack import Attack
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import Classifier
@@ -271,11 +271,14 @@ class _Audit:
                     on_progress=self.progress,
                 )
             made = f"{attack.display_title()} with all its steps on every sample, {threat}, {self.spec.goal}"
-            subject = Subject(self.classifier, pairs, threat, made, self.spec.seed, self.progress)
+            subject = Subject(
+                self.classifier, pairs, self.dataset, self.ids[chosen], threat, self.spec.attacks_for(threat), made,
+                self.spec.seed, self.batch_size, Path(folder), self.progress,
+            )  # fmt: skip
             findings = []
             for analysis in self.spec.analyses:
                 with self.progress.stage(analysis):
-                    findings.append(analysis.run(subject))
+                    findings.append(measured(analysis, subject))
         return tuple(findings)
 
     def _table(self, clean: CleanPass) -> SampleTable:

@@ -50,7 +50,9 @@ class AuditSpec(BaseModel):
         (), max_length=100, description="Common corruptions; the accuracy on every sample is measured under each."
     )
     analyses: tuple[Annotated[Analysis, MemberOf(ANALYSES)], ...] = Field(
-        default_factory=lambda: tuple(ANALYSES.build(kind, {}) for kind in ANALYSES.members),
+        default_factory=lambda: tuple(
+            ANALYSES.build(kind, {}) for kind, member in ANALYSES.members.items() if member.standard
+        ),
         max_length=32,
         description="Neuron-level analyses.",
     )

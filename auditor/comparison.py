@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.analysis import analysis_of
+from auditor.analysis import section_of
 from auditor.errors import MismatchError
 from auditor.metrics import PairedDifference, Rate, paired_difference
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
@@ -179,10 +179,13 @@ def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
         )
         if twin is None:
             continue
-        pages = [analysis_of(item).section(item) for item in (finding, twin)]
-        figures = [[block for block in page.blocks if isinstance(block, Figure)] for page in pages]
-        blocks = tuple(_overlaid(one, other, names) for one, other in zip(*figures, strict=True))
-        sections.append(Section(key=finding.kind, title=pages[0].title, blocks=blocks))
+        pages = [section_of(item) for item in (finding, twin)]
+        figures = [{block.title: block for block in page.blocks if isinstance(block, Figure)} for page in pages]
+        blocks = tuple(
+            _overlaid(one, figures[1][title], names) for title, one in figures[0].items() if title in figures[1]
+        )
+        if blocks:
+            sections.append(Section(key=finding.kind, title=pages[0].title, blocks=blocks))
     return sections
 
 

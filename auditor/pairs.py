@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from auditor.analysis import Pair
+from auditor.analysis import Pair, Subject
 from auditor.attack import Attack
 from auditor.classifier import Classifier
 from auditor.criterion import Criterion
@@ -82,3 +83,31 @@ def make_pairs(
     )  # fmt: skip
     twins.flush()
     return StoredPairs(file, outcome.fooled, dataset, ids, classifier.device, batch_size)
+
+
+def make_twins(
+    subject: Subject,
+    attack: Attack,
+    criterion: Criterion,
+    *,
+    threat: ThreatModel | None = None,
+    ids: NDArray[np.int64] | None = None,
+    classifier: Classifier | None = None,
+    on_progress: OnProgress = no_progress,
+) -> StoredPairs:
+    """Further twins for an analysis, where its own pairs do not do: by another attack, for another goal, on another network.
+
+    ``criterion`` has one entry for each of ``ids`` (default: the subject's samples). They last as long as the subject.
+    """
+    return make_pairs(
+        classifier or subject.classifier,
+        attack,
+        threat or subject.threat,
+        subject.dataset,
+        subject.ids if ids is None else ids,
+        criterion,
+        Path(tempfile.mkdtemp(dir=subject.folder)),
+        seed=subject.seed,
+        batch_size=subject.batch_size,
+        on_progress=on_progress,
+    )

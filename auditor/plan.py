@@ -54,7 +54,7 @@ def _before_checks(spec: AuditSpec, samples: int) -> dict[Hashable, float]:
     if spec.analyses:
         chosen = min(samples, spec.analysis_samples)
         stages["pairs"] = chosen * _passes(spec.analysis_attack)
-        stages |= dict.fromkeys(spec.analyses, 3.0 * chosen)
+        stages |= {analysis: analysis.cost * chosen for analysis in spec.analyses}
     return stages
 
 

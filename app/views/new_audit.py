@@ -108,7 +108,7 @@ def spec() -> AuditSpec:
     """The whole form; a SpecError says what is wrong with a value."""
     attacked = threats_and_attacks()
     chosen_goal = goal()
-    analyses = members("Analyses", ANALYSES, list(ANALYSES.members))
+    analyses = members("Analyses", ANALYSES, [kind for kind, member in ANALYSES.members.items() if member.standard])
     corruptions = many("Corruptions", CORRUPTIONS, [])
     checks = many("Checks", CHECKS, list(CHECKS.members))
     with st.expander("Samples, curve, seed and device"):

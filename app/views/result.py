@@ -5,7 +5,7 @@ import streamlit as st
 from app import render
 from app.samples import browser
 from app.state import audit_result, choose_job, client, report, sections
-from auditor.analysis import analysis_of
+from auditor.analysis import detail_of
 
 st.title("Result")
 finished = [job for job in client().jobs(kind="audit") if job.state == "succeeded"]
@@ -29,7 +29,7 @@ st.download_button(
 findings = {finding.kind: finding for finding in result.findings}
 for part in sections(chosen):
     finding = findings.get(part.key)
-    detail = (lambda path, finding=finding: analysis_of(finding).detail(finding, path)) if finding is not None else None
+    detail = (lambda path, finding=finding: detail_of(finding, path)) if finding is not None else None
     if part.key == "reproduce":  # what a reader of numbers looks for comes before what repeats them
         browser(chosen, result)
     render.section(part, detail)

@@ -55,6 +55,7 @@ class NeuronSensitivity(Analysis):
     """
 
     title: ClassVar[str] = "Neuron sensitivity"
+    standard: ClassVar[bool] = True
     kind: Literal["neuron_sensitivity"] = "neuron_sensitivity"
     top: float = Field(
         0.1, gt=0, le=1, description="Share of a layer's neurons that count as sensitive (at least one)."

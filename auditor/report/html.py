@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from auditor.analysis import analysis_of
+from auditor.analysis import detail_of
 from auditor.errors import AuditorError
 from auditor.report.blocks import Figure, Section, Table, show_interval, show_measure, show_value
 from auditor.report.charts import draw
@@ -56,7 +56,7 @@ def _details(result: AuditResult, section: Section) -> Iterator[tuple[str, list[
         return
     for figure in figures:
         for name in dict.fromkeys(str(row[figure.select]) for row in figure.rows):
-            blocks = analysis_of(finding).detail(finding, (name,))
+            blocks = detail_of(finding, (name,))
             yield name, [block for block in blocks if isinstance(block, Table)]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.analyses.neuron_sensitivity import LayerSensitivity, NeuronSensitivity
-from auditor.analysis import Pair, Subject
+from auditor.analysis import Pair, detail_of, measured, section_of
 from auditor.architecture import ARCHITECTURES
 from auditor.attack import ATTACKS
 from auditor.classifier import NORMALIZATIONS, Classifier
@@ -24,27 +24,8 @@ from auditor.evaluation import run_attack
 from auditor.neurons import kind_of
 from auditor.outcome import Finished
 from auditor.threat import ThreatModel
-
-
-class Given:
-    """Pairs that a test made, in batches of a size of its choice."""
-
-    def __init__(self, x: Tensor, x_adv: Tensor, batch_size: int, fooled: np.ndarray | None = None) -> None:
-        self.x, self.x_adv, self.batch_size = x, x_adv, batch_size
-        self.fooled = np.ones(len(x), bool) if fooled is None else fooled
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __iter__(self) -> Iterator[Pair]:
-        for start in range(0, len(self.x), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            ids = np.arange(len(self.x))[part]
-            yield Pair(ids, self.x[part], self.x_adv[part], torch.zeros(len(ids), dtype=torch.int64), self.fooled[part])
-
-
-def subject(classifier: Classifier, pairs: Given) -> Subject:
-    return Subject(classifier, pairs, ThreatModel(), "made by the test", 0)
+from tests.auditor.analyses.given import Given, subject_of
+from tests.nets import SHAPE, small_classifier
 
 
 def network_with_statistics(kind: str, values: dict[str, object]) -> nn.Module:
@@ -119,7 +100,9 @@ def pairs() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("zero", ["one", "skip"])
 def test_every_layer_equals_the_restatement(network: nn.Module, pairs: tuple[Tensor, Tensor], zero: str) -> None:
     """The same float32 features on both sides: what the accumulation adds is below 1e-5, neuron by neuron."""
-    layers, used = NeuronSensitivity(zero=zero).measure(subject(classifier_of(network), Given(*pairs, batch_size=12)))
+    layers, used = NeuronSensitivity(zero=zero).measure(
+        subject_of(classifier_of(network), Given(*pairs, batch_size=12))
+    )
     both = features_of(network, torch.cat(pairs))  # side by side in one batch, as the analysis runs them
     expected = restated({name: [kept[:12], kept[12:]] for name, (kept,) in both.items()}, zero)
     assert used == 12
@@ -134,7 +117,7 @@ def test_in_float64_nothing_is_left_of_the_difference(network: nn.Module, pairs:
     """Two separate passes in the restatement, one by side in the analysis, other batches: equal to rounding."""
     exact = copy.deepcopy(network).double()
     x, x_adv = (image.double() for image in pairs)
-    layers, _ = NeuronSensitivity().measure(subject(classifier_of(exact).double(), Given(x, x_adv, batch_size=5)))
+    layers, _ = NeuronSensitivity().measure(subject_of(classifier_of(exact).double(), Given(x, x_adv, batch_size=5)))
     expected = restated(features_of(exact, x, x_adv), "one")
     for layer in layers:
         sigma, ratio = expected[layer.name]
@@ -146,7 +129,7 @@ def test_on_a_real_network_under_a_real_attack_float32_is_enough(real_pairs: tup
     """Against a float64 forward pass of the same network. A ratio divides by a clean output that may be nearly zero, which
     magnifies the rounding of the network's own float32 pass, not ours."""
     classifier, x, x_adv = real_pairs
-    layers, _ = NeuronSensitivity().measure(subject(classifier, Given(x, x_adv, batch_size=5)))
+    layers, _ = NeuronSensitivity().measure(subject_of(classifier, Given(x, x_adv, batch_size=5)))
     exact = copy.deepcopy(classifier).double()
     expected = restated(features_of(exact, x.double(), x_adv.double()), "one")
     for layer in layers:
@@ -178,9 +161,9 @@ def real_pairs(shared: Path) -> tuple[Classifier, Tensor, Tensor]:
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_batch_size_changes_nothing(network: nn.Module, pairs: tuple[Tensor, Tensor], batch_size: int) -> None:
     exact, images = copy.deepcopy(network).double(), [image.double() for image in pairs]
-    whole, _ = NeuronSensitivity().measure(subject(classifier_of(exact).double(), Given(*images, batch_size=12)))
+    whole, _ = NeuronSensitivity().measure(subject_of(classifier_of(exact).double(), Given(*images, batch_size=12)))
     parts, _ = NeuronSensitivity().measure(
-        subject(classifier_of(exact).double(), Given(*images, batch_size=batch_size))
+        subject_of(classifier_of(exact).double(), Given(*images, batch_size=batch_size))
     )
     for one, other in zip(whole, parts, strict=True):
         assert np.allclose(one.sensitivity, other.sensitivity, rtol=1e-10, atol=0)
@@ -195,7 +178,7 @@ def hand_made(pairs: Given, **settings: object) -> LayerSensitivity:
     """A ReLU on the image itself, so that the features are known."""
     network = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
     classifier = Classifier(network, input_shape=(2, 2, 2), num_classes=2)
-    layers, _ = NeuronSensitivity(**settings).measure(subject(classifier, pairs))
+    layers, _ = NeuronSensitivity(**settings).measure(subject_of(classifier, pairs))
     return layers[0]
 
 
@@ -254,7 +237,7 @@ def test_memory_does_not_grow_with_the_images(network: nn.Module) -> None:
                 alive.append(sum(item.numel() for item in gc.get_objects() if isinstance(item, Tensor)))
                 yield Pair(np.arange(2), x, x, torch.zeros(2, dtype=torch.int64), np.ones(2, bool))
 
-    NeuronSensitivity().measure(subject(classifier_of(network), Watched(x, x, 2)))
+    NeuronSensitivity().measure(subject_of(classifier_of(network), Watched(x, x, 2)))
     assert len(set(alive[1:])) == 1, alive
     neurons = sum(
         module.weight.shape[0] for module in network.modules() if kind_of(module) in ("conv", "norm", "linear")
@@ -271,7 +254,7 @@ def test_hooks_come_off_again_also_after_an_error(network: nn.Module, pairs: tup
             raise RuntimeError("the disk is gone")
 
     with pytest.raises(RuntimeError, match="disk"):
-        NeuronSensitivity().measure(subject(classifier, Broken(*pairs, batch_size=6)))
+        NeuronSensitivity().measure(subject_of(classifier, Broken(*pairs, batch_size=6)))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
 
 
@@ -280,8 +263,8 @@ def test_the_section_and_its_details_show_the_measured_numbers(
 ) -> None:
     classifier = classifier_of(network)
     analysis = NeuronSensitivity()
-    finding = analysis.run(subject(classifier, Given(*pairs, batch_size=6)))
-    layers, _ = analysis.measure(subject(classifier, Given(*pairs, batch_size=6)))
+    finding = analysis.run(subject_of(classifier, Given(*pairs, batch_size=6)))
+    layers, _ = analysis.measure(subject_of(classifier, Given(*pairs, batch_size=6)))
     figure = next(block for block in analysis.section(finding).blocks if block.type == "figure")
     layer = layers[4]
     row = next(row for row in figure.rows if row["layer"] == layer.name)
@@ -294,3 +277,15 @@ def test_the_section_and_its_details_show_the_measured_numbers(
     (measures,) = analysis.detail(finding, (layer.name, str(best)))
     assert [item.value for item in measures.items][2] == 1
     assert analysis.detail(finding, ("no such layer",)) == ()
+
+
+def test_what_a_network_does_not_allow_is_said_and_the_audit_goes_on(tmp_path: Path) -> None:
+    x = torch.rand(4, *SHAPE)
+    nothing_fooled = Given(x, x, 2, np.zeros(4, bool))
+    finding = measured(NeuronSensitivity(only_success=True), subject_of(small_classifier(), nothing_fooled))
+    assert "the attack succeeded on none" in finding.declined
+    assert finding.data == {}
+    (block,) = section_of(finding).blocks
+    assert block.type == "text"
+    assert "Not measured" in block.text
+    assert detail_of(finding, ("0",)) == ()
