@@ -8,7 +8,7 @@ after the module that calls it, ``branch1.relu()``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple
 
@@ -68,9 +68,9 @@ class Layer(NamedTuple):
     spatial: tuple[int, ...]
 
 
-OnOutput = Callable[[str, LayerKind, str, Tensor], None]
-"""Called with a layer's name, kind, type and output, neurons first: shape (B, neurons, ...). Must not keep or change it:
-the next layer may work in place."""
+OnOutput = Callable[[str, LayerKind, str, Tensor], Tensor | None]
+"""Called with a layer's name, kind, type and output, neurons first: shape (B, neurons, ...). Must not keep it or write to it:
+the next layer may work in place. What it returns, if anything, takes the output's place."""
 
 
 @contextmanager
@@ -82,6 +82,17 @@ def watch(network: nn.Module, on_output: OnOutput) -> Iterator[None]:
             for handle in watcher.hook(name, module):
                 stack.callback(handle.remove)
         stack.enter_context(watcher)
+        yield
+
+
+@contextmanager
+def altered(network: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """While inside, the outputs of the layers named are replaced: each function gets (B, neurons, ...) and returns as much."""
+
+    def change(name: str, kind: LayerKind, type_name: str, output: Tensor) -> Tensor | None:
+        return changes[name](output) if name in changes else None
+
+    with watch(network, change):
         yield
 
 
@@ -123,11 +134,12 @@ class _Watcher(TorchFunctionMode):
                 self.inside.clear()
             self.inside.append((name, module))
 
-        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def leave(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
             self.inside.pop()
             kind = kind_of(module)
-            if kind is not None and isinstance(output, Tensor):
-                self._report(name or type(module).__name__.lower(), kind, module, output)
+            if kind is None or not isinstance(output, Tensor):
+                return None
+            return self._report(name or type(module).__name__.lower(), kind, module, output)
 
         yield module.register_forward_pre_hook(enter)
         yield module.register_forward_hook(leave)
@@ -138,16 +150,19 @@ class _Watcher(TorchFunctionMode):
         if function is not None and self.inside and isinstance(output, Tensor):
             name, module = self.inside[-1]
             if kind_of(module) is None:
-                self._report(f"{name}.{function}()".removeprefix("."), "activation", function, output)
+                return self._report(f"{name}.{function}()".removeprefix("."), "activation", function, output)
         return output
 
-    def _report(self, name: str, kind: LayerKind, what: nn.Module | str, output: Tensor) -> None:
+    def _report(self, name: str, kind: LayerKind, what: nn.Module | str, output: Tensor) -> Tensor:
+        """The output, or what the listener puts in its place."""
         self.calls[name] += 1
         if self.calls[name] > 1:
             name = f"{name}#{self.calls[name]}"
         axis = self._axis(kind, what, output)
         self.axes[output.shape] = axis
-        self.on_output(name, kind, what if isinstance(what, str) else type(what).__name__, output.movedim(axis, 1))
+        type_name = what if isinstance(what, str) else type(what).__name__
+        instead = self.on_output(name, kind, type_name, output.movedim(axis, 1))
+        return output if instead is None else instead.movedim(1, axis)
 
     def _axis(self, kind: LayerKind, what: nn.Module | str, output: Tensor) -> int:
         """Which dimension of the output counts the neurons."""

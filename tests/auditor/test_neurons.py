@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from auditor.classifier import Classifier
-from auditor.neurons import list_layers, watch
+from auditor.neurons import altered, list_layers, watch
 
 
 class Shared(nn.Module):
@@ -98,3 +98,34 @@ def test_torchvision_families_name_their_neurons(
     network = torchvision.models.get_model(model, num_classes=10, **extra)
     layers = {item.name: item for item in list_layers(Classifier(network, input_shape=(3, size, size), num_classes=10))}
     assert (layers[layer].neurons, layers[layer].spatial) == (neurons, spatial)
+
+
+def test_an_altered_layer_changes_what_follows_and_only_while_inside() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(16, 2))
+    x = torch.rand(2, 3, 2, 2)
+    kept = torch.tensor([1.0, 0.0, 1.0, 0.5]).view(1, 4, 1, 1)
+    before = network(x)
+    with torch.no_grad(), altered(network, {"1": lambda maps: maps * kept}):
+        inside = network(x)
+    assert torch.allclose(inside, network[3]((network[0](x).relu() * kept).flatten(1)), atol=1e-6)
+    assert torch.equal(network(x), before)
+
+
+def test_an_activation_called_as_a_function_and_tokens_are_altered_too() -> None:
+    class Tokens(nn.Module):
+        """(B, T, F) with the neurons last; the activation is a function."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.gelu(self.linear(x))
+
+    network, x = Tokens(), torch.rand(2, 3, 4)
+    plain = network(x)
+    with torch.no_grad(), altered(network, {"gelu()": lambda maps: maps.index_fill(1, torch.tensor([2]), 0.0)}):
+        changed = network(x)
+    assert changed[..., 2].abs().sum() == 0
+    others = [0, 1, 3]
+    assert torch.equal(changed[..., others], plain[..., others])
