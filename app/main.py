@@ -12,6 +12,7 @@ PAGES = {
         st.Page("views/new_audit.py", title="New audit", icon=":material/play_arrow:", url_path="new-audit"),
         st.Page("views/jobs.py", title="Jobs", icon=":material/list:", url_path="jobs"),
         st.Page("views/result.py", title="Result", icon=":material/monitoring:", url_path="result"),
+        st.Page("views/neurons.py", title="Neurons", icon=":material/neurology:", url_path="neurons"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     ],
     "Library": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable
 
 import streamlit as st
@@ -21,6 +22,7 @@ from auditor.report.blocks import (
     show_value,
 )
 from auditor.report.charts import PICK, draw
+from auditor.report.export import as_csv, as_svg
 
 Detail = Callable[[tuple[str, ...]], tuple[AnyBlock, ...]]
 """What opens behind a mark, by the path of marks that were clicked: (layer,), then (layer, neuron)."""
@@ -83,14 +85,28 @@ def _figure(block: Figure, key: str, detail: Detail | None, path: tuple[str, ...
     if not block.select or detail is None:
         st.altair_chart(draw(block), key=key, alt=block.title)
         st.caption(plain(block.reading))
+        _exports(block, key)
         return
     event = st.altair_chart(draw(block), key=key, on_select="rerun", selection_mode=PICK, alt=block.title)
     st.caption(plain(f"{block.reading} Click a mark, or choose below, to open it."))
+    _exports(block, key)
     chosen = _chosen(block, key, event)
     if chosen:
         with st.container(border=True):
             for index, inner in enumerate(detail((*path, chosen))):
                 draw_block(inner, f"{key}-{chosen}-{index}", detail, (*path, chosen))
+
+
+def _exports(block: Figure, key: str) -> None:
+    """The chart as files, made when they are asked for."""
+    name = re.sub(r"[^a-z0-9]+", "-", block.title.lower()).strip("-")
+    with st.popover("Export", icon=":material/download:"):
+        st.download_button(
+            "Data (.csv)", lambda: as_csv(block), f"{name}.csv", "text/csv", on_click="ignore", key=f"{key}-csv"
+        )
+        st.download_button(
+            "Picture (.svg)", lambda: as_svg(block), f"{name}.svg", "image/svg+xml", on_click="ignore", key=f"{key}-svg"
+        )
 
 
 def _chosen(block: Figure, key: str, event: object) -> str:

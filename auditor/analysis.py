@@ -69,6 +69,30 @@ class Subject:
     on_progress: OnProgress = no_progress
 
 
+class MeasuredLayer(NamedTuple):
+    """One layer under a measure: ``values`` (M,), NaN where undefined; ``marked``: indices of the neurons that stand out."""
+
+    name: str
+    kind: str
+    values: NDArray[np.float64]
+    marked: NDArray[np.int64]
+
+
+class NeuronMeasure(NamedTuple):
+    """A number for every neuron, layer by layer from input to output, for the map of the network.
+
+    ``unit`` is what an axis says, ``reading`` a sentence on what a large value means, ``marked_as`` what marked neurons are
+    called. ``key`` is unique within the analysis.
+    """
+
+    key: str
+    title: str
+    unit: str
+    reading: str
+    marked_as: str
+    layers: tuple[MeasuredLayer, ...]
+
+
 class Finding(BaseModel):
     """What an analysis found: its parameters, its numbers as plain data, and its doubts.
 
@@ -110,6 +134,10 @@ class Analysis(Capability):
         """What opens behind a mark: ``path`` holds the marks that were clicked, outermost first (layer, neuron)."""
         return ()
 
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        """What this analysis says of every neuron; empty where it says nothing of single neurons."""
+        return ()
+
 
 ANALYSES: Catalog[Analysis] = Catalog("auditor.analyses", Analysis)
 
@@ -134,6 +162,14 @@ def section_of(finding: Finding) -> Section:
         return analysis.section(finding)
     text = f"Not measured: {finding.declined}"
     return Section(key=finding.kind, title=analysis.display_title(), blocks=(Text(text=text, tone="note"),))
+
+
+def measures_of(finding: Finding) -> tuple[NeuronMeasure, ...]:
+    """What a finding says of every neuron; keys are made unique within an audit by the analysis's name."""
+    if finding.declined:
+        return ()
+    measures = analysis_of(finding).neuron_measures(finding)
+    return tuple(measure._replace(key=f"{finding.kind}.{measure.key}") for measure in measures)
 
 
 def detail_of(finding: Finding, path: tuple[str, ...]) -> tuple[AnyBlock, ...]:

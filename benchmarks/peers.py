@@ -101,6 +101,8 @@ def by_torchattacks(name: str, *, mode: str = "", size: int = BATCH, **parameter
     def run(setting: Setting, threat: ThreatModel) -> np.ndarray:
         given = parameters if name == "OnePixel" else {"eps": threat.epsilon, **scaled(parameters, threat.epsilon)}
         attack = getattr(importlib.import_module("torchattacks"), name)(setting.classifier, **given)
+        if hasattr(attack, "seed"):
+            attack.seed = torch.initial_seed()  # else every run draws the same
         if mode:
             getattr(attack, mode)()
         return standing(setting, threat, (attack(x, y) for x, y in batches(setting, size)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Pair, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.neurons import LayerKind, watch
@@ -169,6 +169,23 @@ class NeuronSensitivity(Analysis):
                 rows=rows[:20],
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        layers = [LayerSensitivity.from_data(item) for item in finding.data["layers"]]
+        tops = [self.top_neurons(layer.sensitivity) for layer in layers]
+        marked_as = f"most sensitive {100 * self.top:g} %"
+        return (
+            NeuronMeasure(
+                "sensitivity", self.title, "mean |Δ output|",
+                "Large: the neuron's output changes much under attack. Layers differ in scale.", marked_as,
+                tuple(MeasuredLayer(one.name, one.kind, one.sensitivity, top) for one, top in zip(layers, tops, strict=True)),
+            ),
+            NeuronMeasure(
+                "ratio", "Sensitivity ratio", "|Δ output| / |output|",
+                "1 means that the change under attack is as large as the output itself.", marked_as,
+                tuple(MeasuredLayer(one.name, one.kind, one.ratio, top) for one, top in zip(layers, tops, strict=True)),
+            ),
+        )  # fmt: skip
 
     def _neurons(self, layer: LayerSensitivity) -> tuple[dict[str, Any], ...]:
         """One row per neuron, most sensitive first."""

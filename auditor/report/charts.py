@@ -99,6 +99,79 @@ def neuron_bars(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return _pickable(chart, options, on="neuron")
 
 
+def layer_map(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """The network as boxes from input to output, row by row, joined in the order of execution, coloured by a value.
+
+    Rows hold ``order``, ``label``, ``name``, ``row``, ``column``, ``kind``, ``layers``, ``neurons``, ``value``. Options:
+    ``value`` titles the colour, ``domain`` is its scale, so that several maps can share one.
+    """
+    base = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X("column:O", axis=None, scale=alt.Scale(paddingInner=0.12)),
+        y=alt.Y("row:O", axis=None, scale=alt.Scale(paddingInner=0.3)),
+    )
+    way = base.mark_line(color="#8a97a3", strokeWidth=1.5).encode(order="order:Q")
+    boxes = base.mark_rect(cornerRadius=4, stroke="#5f6b6d", strokeWidth=1).encode(
+        color=alt.condition(
+            "isValid(datum.value)",
+            alt.Color(
+                "value:Q", title=options["value"], scale=alt.Scale(domain=options["domain"], scheme="oranges"),
+                legend=alt.Legend(orient="top", gradientLength=260, titleLimit=400),
+            ),
+            alt.value("#e6e9ec"),
+        ),
+        tooltip=[
+            alt.Tooltip("name:N"), alt.Tooltip("kind:N"), alt.Tooltip("layers:Q"), alt.Tooltip("neurons:Q"),
+            alt.Tooltip("value:Q", title=options["value"], format=".4g"),
+        ],
+    )  # fmt: skip
+    middle = sum(options["domain"]) / 2 + 0.15 * (options["domain"][1] - options["domain"][0])
+    labels = base.mark_text(fontSize=11, limit=options.get("limit", 90)).encode(
+        text="label:N",
+        color=alt.condition(f"datum.value > {middle}", alt.value("white"), alt.value("black")),
+    )
+    on = options.get("select", "")
+    return alt.layer(way, _pickable(boxes, options, on=on) if on else boxes, labels)
+
+
+def neuron_values(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """Neurons sorted by a value, the marked ones standing out; rows hold neuron, rank, value, marked.
+
+    Options: ``y`` titles the axis, ``marked`` the legend; ``domain``: the scale, so that several charts can share one.
+    """
+    labelled = len(rows) <= 64
+    scale = alt.Scale(domain=options["domain"]) if "domain" in options else alt.Undefined
+    chart = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_bar()
+        .encode(
+            x=alt.X(
+                "neuron:O", title="neuron, by its index in the layer", sort=[row["neuron"] for row in rows],
+                axis=alt.Axis(labels=labelled, ticks=labelled, labelOverlap=True),
+            ),
+            y=alt.Y("value:Q", title=options["y"], scale=scale),
+            color=alt.Color(
+                "marked:N", title=options["marked"], scale=alt.Scale(domain=["yes", "no"], range=["#d98032", "#9fb3c8"])
+            ),
+            tooltip=[alt.Tooltip("neuron:Q"), alt.Tooltip("rank:Q"), alt.Tooltip("value:Q", format=".4g")],
+        )
+    )  # fmt: skip
+    return _pickable(chart, options, on="neuron")
+
+
+def histogram(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """How many there are in each interval; rows hold low, high, count. Options: ``x`` and ``y`` title the axes."""
+    return (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_bar(color="#3b6fb6")
+        .encode(
+            x=alt.X("low:Q", title=options["x"], bin="binned"),
+            x2="high:Q",
+            y=alt.Y("count:Q", title=options["y"]),
+            tooltip=[alt.Tooltip("low:Q", format=".4g"), alt.Tooltip("high:Q", format=".4g"), alt.Tooltip("count:Q")],
+        )
+    )
+
+
 def accuracy_curve(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """Accuracy against epsilon with its interval; rows hold epsilon, label, series, value, low, high.
 
@@ -171,5 +244,14 @@ def _pickable(chart: alt.Chart, options: dict[str, Any], *, on: str) -> alt.Char
 
 
 CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
-    chart.__name__: chart for chart in (layer_profile, neuron_bars, accuracy_curve, corruption_grid)
+    chart.__name__: chart
+    for chart in (
+        layer_profile,
+        layer_map,
+        neuron_bars,
+        neuron_values,
+        histogram,
+        accuracy_curve,
+        corruption_grid,
+    )
 }

@@ -9,14 +9,12 @@ from typing import Any
 from auditor.analysis import detail_of
 from auditor.errors import AuditorError
 from auditor.report.blocks import Figure, Section, Table, show_interval, show_measure, show_value
-from auditor.report.charts import draw
+from auditor.report.export import as_svg
 from auditor.report.section import document
 from auditor.result import AuditResult
 
 SIZE_LIMIT = 3_000_000
 """Bytes of a report; a larger one does not travel by mail. Detail tables are left out, and it says so, before it grows."""
-
-CHART_WIDTH = 760
 
 
 def render(result: AuditResult, *, title: str = "") -> str:
@@ -62,10 +60,7 @@ def _details(result: AuditResult, section: Section) -> Iterator[tuple[str, list[
 
 def _svg(figure: Figure) -> str:
     """A chart as a data address; as an image it can run nothing, whatever its texts say."""
-    import vl_convert
-
-    svg = vl_convert.vegalite_to_svg(draw(figure, width=CHART_WIDTH).to_dict())
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(as_svg(figure).encode()).decode()
 
 
 def _picture(image: Any) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app.samples import PER_PAGE
+from auditor.analyses.neuron_exemplars import exemplars_in
+from auditor.analysis import ANALYSES
 from auditor.audit_spec import AuditSpec
 from auditor.sample_browser import Fate
 from tests import hostile
@@ -52,7 +56,7 @@ def texts(page: AppTest) -> str:
     return " ".join(str(part).replace("\\", "") for part in parts)
 
 
-@pytest.mark.parametrize("view", ["start", "new_audit", "jobs", "result", "compare", "models", "datasets"])
+@pytest.mark.parametrize("view", ["start", "new_audit", "jobs", "result", "neurons", "compare", "models", "datasets"])
 def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> None:
     from worker.client import Client
 
@@ -65,7 +69,8 @@ def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> Non
     ("view", "parameters"),
     [
         ("models", {"model": "nobody"}), ("datasets", {"dataset": "nobody"}), ("result", {"audit": "nobody"}),
-        ("compare", {"a": "x", "b": "y"}), ("jobs", {"job": "nobody"}), ("new_audit", {"model": "<script>"}),
+        ("neurons", {"audit": "nobody"}), ("compare", {"a": "x", "b": "y"}),
+        ("jobs", {"job": "nobody"}), ("new_audit", {"model": "<script>"}),
     ],
 )  # fmt: skip
 def test_an_address_of_nothing_is_answered_in_a_sentence(world: World, view: str, parameters: dict[str, str]) -> None:
@@ -266,3 +271,61 @@ def test_a_right_model_is_kept_and_vetted(world: World) -> None:
     assert (job.model_id, job.dataset_id) == (row.id, None), "the data set does not fit, so it is vetted without"
     assert page.query_params["model"] == [row.id] or page.query_params["model"] == row.id
     assert isinstance(world.client.ledger.get(job.id), JobRow)
+
+
+def test_the_neurons_page_opens_a_module_a_layer_and_a_neuron_with_the_images_that_excite_it(world: World) -> None:
+    spec = quick_spec().model_copy(
+        update={"analyses": tuple(ANALYSES.build(kind, {}) for kind in ("neuron_sensitivity", "neuron_exemplars"))}
+    )
+    audit = run_here(world.client, world.client.audit("tiny", "random", spec))
+    page = opened("neurons", audit=audit)
+    assert [box.label for box in page.selectbox][2:] == ["Measure", "Layers", "Open a layer"]
+    assert "Each box is a layer" in texts(page)
+    page.selectbox(key="neurons-kind").set_value("").run()
+    page.toggle(key="neurons-modules").set_value(True).run()
+    page.selectbox(key="neurons-map-box").set_value("1").run()
+    inner = "neurons-map-1-0"
+    page.selectbox(key=f"{inner}-box").set_value("1").run()
+    assert "1: activation, " in texts(page)
+    (exemplars,) = [
+        layer
+        for finding in world.client.audit_result(audit).findings
+        if finding.kind == "neuron_exemplars"
+        for layer in exemplars_in(finding)
+        if layer.name == "1"
+    ]
+    best = exemplars.neurons[0]
+    page.selectbox(key=f"{inner}-1-1-box").set_value(str(best)).run()
+    assert not page.exception
+    assert {"Neuron sensitivity", "Sensitivity ratio", "Change of excitation"} <= {item.label for item in page.metric}
+    assert f"Neuron {best} of 1" in texts(page)
+    assert page.query_params["layer"] == "1"
+
+
+def test_two_audits_stand_beside_each_other_on_one_scale(world: World) -> None:
+    first = finished_audit(world)
+    other = run_here(
+        world.client,
+        world.client.audit("tiny", "random", quick_spec().model_copy(update={"analysis_samples": 5})),
+    )
+    page = opened("neurons", audit=first, beside=other)
+    charts = [json.loads(item.proto.spec) for item in page.get("vega_lite_chart")]
+    domains = [found for chart in charts for found in scales(chart)]
+    assert len(domains) == 2
+    assert domains[0] == domains[1]
+    assert "looked at different samples" not in texts(page)
+
+
+def scales(chart: dict[str, Any]) -> list[list[float]]:
+    """The colour scales of a chart's layers."""
+    encodings = [layer.get("encoding", {}).get("color", {}) for layer in chart.get("layer", [])]
+    return [
+        encoding["condition"]["scale"]["domain"] for encoding in encodings if "scale" in encoding.get("condition", {})
+    ]
+
+
+def test_an_audit_without_analyses_has_no_map(world: World) -> None:
+    audit = run_here(
+        world.client, world.client.audit("tiny", "random", quick_spec().model_copy(update={"analyses": ()}))
+    )
+    assert "no analysis of single neurons" in texts(opened("neurons", audit=audit))

@@ -1,0 +1,128 @@
+"""Neurons: the network of one audit, or of two on the same scale, coloured by what the analyses say of its neurons."""
+
+import streamlit as st
+
+from app import render
+from app.state import audit_result, audited_data, choose_job, client
+from app.text import plain
+from auditor.analyses.neuron_exemplars import NeuronExemplars, exemplars_in
+from auditor.analysis import NeuronMeasure
+from auditor.errors import AuditorError
+from auditor.neuron_map import as_csv, layer_blocks, measures_in, network_map, neuron_blocks, of_kind
+from auditor.report.blocks import AnyBlock, ImageRow, Images
+from auditor.report.pictures import picture
+from auditor.result import AuditResult
+
+MANY = 40  # from so many layers on, the map begins with modules
+
+
+def choose_measure(measures: dict[str, NeuronMeasure]) -> NeuronMeasure:
+    """What colours the map, and on which kind of layers."""
+    left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    key = left.selectbox(
+        "Measure", list(measures), format_func=lambda name: measures[name].title, key="neurons-measure"
+    )
+    measure = measures[key]
+    kinds = ["", *dict.fromkeys(layer.kind for layer in measure.layers)]
+    kind = middle.selectbox(
+        "Layers", kinds, format_func=lambda item: item or "all", index=kinds.index("activation") if "activation" in kinds else 0,
+        key="neurons-kind",
+        help="Layers of different kinds have different scales.",
+    )  # fmt: skip
+    measure = of_kind(measure, kind)
+    right.toggle("Modules", value=len(measure.layers) > MANY, key="neurons-modules", help="One box for each module.")
+    return measure
+
+
+def exciting(result: AuditResult, job_id: str, layer: str, neuron: int) -> tuple[AnyBlock, ...]:
+    """The images that excite a neuron, where the audit kept which they are."""
+    for finding in result.findings:
+        if finding.kind != NeuronExemplars.kind_name() or finding.declined:
+            continue
+        for one in exemplars_in(finding):
+            if one.name == layer and neuron in one.neurons:
+                place = one.neurons.index(neuron)
+                data = audited_data(job_id)
+                images = tuple(
+                    picture(
+                        data.images([sample])[0],
+                        f"excitation {clean:.3g}, under attack {attacked:.3g}",
+                        data.sample_name(sample),
+                    )
+                    for sample, clean, attacked in zip(
+                        one.samples[place], one.clean[place], one.attacked[place], strict=True
+                    )
+                )
+                row = ImageRow(title=f"Neuron {neuron} of {layer}", images=images)
+                return (Images(rows=(row,), reading="The images that excite it most, strongest first."),)
+    return ()
+
+
+def named(blocks: tuple[AnyBlock, ...], model: str) -> tuple[AnyBlock, ...]:
+    """The figures of the other model, under its name and with nothing to click."""
+    figures = [block for block in blocks if block.type == "figure"]
+    return tuple(block.model_copy(update={"title": f"{block.title} ({model})", "select": ""}) for block in figures)
+
+
+st.title("Neurons")
+finished = [job for job in client().jobs(kind="audit") if job.state == "succeeded"]
+if not finished:
+    st.info("No audit has finished yet. See Jobs.")
+    st.stop()
+left, right = st.columns(2)
+with left:
+    chosen = choose_job("Audit", "audit", finished)
+with right:
+    second = choose_job("Beside it", "beside", finished)
+if not chosen:
+    st.stop()
+result, other = audit_result(chosen), audit_result(second) if second else None
+measures = measures_in(result)
+if not measures:
+    st.info("This audit has no analysis of single neurons. Choose some under New audit.")
+    st.stop()
+measure = choose_measure(measures)
+collapse = bool(st.session_state["neurons-modules"])
+twin = None
+if other is not None:
+    twin = measures_in(other).get(measure.key)
+    kinds = {layer.kind for layer in measure.layers}
+    if twin is None:
+        st.warning(f"The audit beside it did not measure {plain(measure.title)}.")
+    else:
+        twin = twin._replace(layers=tuple(layer for layer in twin.layers if layer.kind in kinds))
+    if (other.samples.ids, other.provenance.dataset.sha256) != (result.samples.ids, result.provenance.dataset.sha256):
+        st.warning("The two audits looked at different samples: their numbers do not compare.")
+beside = (twin,) if twin is not None else ()
+
+
+def detail(path: tuple[str, ...]) -> tuple[AnyBlock, ...]:
+    """What opens behind a box or a bar: a module's layers, a layer's neurons, a neuron."""
+    if collapse and len(path) == 1:
+        return (network_map(measure, collapse=False, module=path[0], beside=beside),)
+    layer, *neuron = path[1:] if collapse else path
+    if neuron:
+        every = [one for one in measures.values() if any(item.name == layer for item in one.layers)]
+        return (*neuron_blocks(every, layer, int(neuron[0])), *exciting(result, chosen, layer, int(neuron[0])))
+    blocks = layer_blocks(measure, layer, beside)
+    if twin is not None and other is not None and any(item.name == layer for item in twin.layers):
+        blocks += named(layer_blocks(twin, layer, (measure,)), other.provenance.model.name)
+    return blocks
+
+
+try:
+    render.draw_block(network_map(measure, collapse=collapse, beside=beside), "neurons-map", detail, ())
+    if twin is not None and other is not None:
+        (figure,) = named((network_map(twin, collapse=collapse, beside=(measure,)),), other.provenance.model.name)
+        render.draw_block(figure, "neurons-beside", None, ())
+except AuditorError as error:
+    st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
+st.download_button(
+    "Download every neuron's value (.csv)",
+    data=lambda: as_csv(measure),
+    file_name=f"audit-{chosen[:8]}-{measure.key}.csv",
+    mime="text/csv",
+    icon=":material/download:",
+    on_click="ignore",
+    key="neurons-csv",
+)

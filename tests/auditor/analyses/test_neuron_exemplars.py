@@ -1,0 +1,59 @@
+"""Which images excite a neuron: against a plain sort of every image's excitation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from auditor.analyses.neuron_exemplars import NeuronExemplars, exemplars_in
+from auditor.analysis import Finding, detail_of, measures_of, section_of
+from auditor.report.charts import draw
+from tests.auditor.analyses.given import Given, subject_of
+from tests.nets import SHAPE, small_classifier
+
+
+def excitations(x: torch.Tensor, how: str) -> np.ndarray:
+    """The ReLU layer's, image by image and neuron by neuron, (N, M)."""
+    network = small_classifier().network
+    with torch.no_grad():
+        maps = network[2](network[1](network[0]((x - 0.5) / 0.5))).double().numpy()
+    return np.array([[one.max() if how == "max" else one.mean() for one in image] for image in maps])
+
+
+@pytest.mark.parametrize("how", ["max", "mean"])
+@pytest.mark.parametrize("batch_size", [3, 20])
+def test_the_samples_are_the_first_of_a_plain_sort(how: str, batch_size: int) -> None:
+    torch.manual_seed(1)
+    x = torch.rand(20, *SHAPE)
+    x[7] = x[2]  # equals: the one that came first stands first
+    x_adv = (x + 0.2 * torch.rand_like(x)).clamp(0, 1)
+    analysis = NeuronExemplars(excitation=how, images=5, neurons=3)
+    finding = analysis.run(subject_of(small_classifier(), Given(x, x_adv, batch_size)))
+    layer = next(one for one in exemplars_in(finding) if one.kind == "activation")
+    clean, attacked = excitations(x, how), excitations(x_adv, how)
+    change = np.abs(attacked - clean).mean(0)
+    assert np.allclose(layer.change, change, atol=1e-6)
+    assert np.allclose(layer.excitation, clean.mean(0), atol=1e-6)
+    assert layer.neurons == np.argsort(-change, kind="stable")[:3].tolist()
+    for place, neuron in enumerate(layer.neurons):
+        expected = np.argsort(-clean[:, neuron], kind="stable")[:5]
+        assert layer.samples[place] == expected.tolist()
+        assert np.allclose(layer.clean[place], clean[expected, neuron], atol=1e-6)
+        assert np.allclose(layer.attacked[place], attacked[expected, neuron], atol=1e-6)
+
+
+def test_fewer_images_than_asked_for_are_all_kept_and_the_section_is_drawn_from_data() -> None:
+    x = torch.rand(2, *SHAPE)
+    found = NeuronExemplars(images=4).run(subject_of(small_classifier(), Given(x, 1 - x, 2)))
+    finding = Finding.model_validate_json(found.model_dump_json())
+    assert {len(samples) for layer in exemplars_in(finding) for samples in layer.samples} == {2}
+    figures = [block for block in section_of(finding).blocks if block.type == "figure"]
+    assert figures
+    assert all(draw(figure).to_dict() for figure in figures)
+    (table,) = detail_of(finding, ("2",))
+    assert len(table.rows) == 8
+    assert detail_of(finding, ("no such layer",)) == ()
+    (measure,) = measures_of(finding)
+    assert measure.key == "neuron_exemplars.change"
+    assert [len(layer.values) for layer in measure.layers] == [8, 8, 8, 5]
