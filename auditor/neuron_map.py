@@ -162,7 +162,7 @@ def _box(order: int, name: str, layers: list[MeasuredLayer], collapse: bool) -> 
     return {
         "module" if collapse else "layer": name,
         "name": name,
-        "label": name if collapse else name.rpartition(".")[2],
+        "label": name,
         "order": order,
         "row": order // COLUMNS,
         "column": order % COLUMNS,

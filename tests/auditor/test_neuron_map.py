@@ -40,9 +40,9 @@ def test_layers_stand_in_their_order_with_their_means() -> None:
     figure = network_map(measure(**RESNET), collapse=False)
     assert [(row["layer"], row["label"], row["value"]) for row in figure.rows] == [
         ("conv1", "conv1", 2.0),
-        ("layer1.0.conv1", "conv1", 4.0),
-        ("layer1.0.relu", "relu", 0.0),
-        ("layer1.1.conv1", "conv1", 5.0),
+        ("layer1.0.conv1", "layer1.0.conv1", 4.0),
+        ("layer1.0.relu", "layer1.0.relu", 0.0),
+        ("layer1.1.conv1", "layer1.1.conv1", 5.0),
         ("linear", "linear", None),
     ]
     assert figure.options["domain"] == [0.0, 5.0]
