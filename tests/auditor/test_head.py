@@ -17,7 +17,7 @@ def classifier_of(network: nn.Module, shape: tuple[int, int, int] = SHAPE, class
     return Classifier(network, input_shape=shape, num_classes=classes, normalization=NORMALIZATIONS["half"])
 
 
-@pytest.mark.parametrize("kind", ["vgg", "resnet-cifar", "lenet5"])
+@pytest.mark.parametrize("kind", ["vgg", "resnet-cifar", "lenet5", "alexnet", "mobilenet-v1"])
 def test_the_logits_are_the_head_of_the_features(kind: str) -> None:
     architecture = ARCHITECTURES.build(kind, {})
     classifier = classifier_of(architecture.build(), architecture.input_shape, architecture.num_classes)

@@ -16,7 +16,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from auditor.architecture import ARCHITECTURES, Architecture
+from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.errors import SpecError
+from auditor.neurons import kind_of, list_layers
+from tests.auditor.architectures.oracle import unlike_fresh
 
 members = pytest.mark.parametrize("member", list(ARCHITECTURES), ids=lambda member: member.kind_name())
 
@@ -79,6 +82,59 @@ def test_every_activation_is_a_module_of_its_own(member: type[Architecture]) -> 
     activations = [module for module in network.modules() if type(module).__module__ == nn.ReLU.__module__]
     assert seen.count == len(activations) > 0
     assert not any(getattr(module, "inplace", False) for module in network.modules())
+
+
+@members
+def test_layers_are_listed_in_the_order_in_which_they_are_defined(member: type[Architecture]) -> None:
+    """Activations above all: a reader of the state dict and a reader of a report see the same order."""
+    if member.kind_name() == BORROWED:
+        pytest.skip("torchvision's own modules")
+    spec = member(channels=1, height=28, width=28)
+    network = spec.build()
+    classifier = Classifier(
+        network, input_shape=(1, 28, 28), num_classes=10, normalization=NORMALIZATIONS["half"].for_channels(1)
+    )
+    listed = [layer.name for layer in list_layers(classifier) if layer.kind == "activation"]
+    assert listed == [name for name, module in network.named_modules() if kind_of(module) == "activation"]
+    assert sorted(layer.name for layer in list_layers(classifier)) == sorted(
+        name for name, module in network.named_modules() if kind_of(module)
+    )
+
+
+@members
+def test_gradients_reach_every_weight_and_the_image(member: type[Architecture]) -> None:
+    spec = member()
+    network = unlike_fresh(spec.build())
+    x = torch.rand(2, *spec.input_shape, requires_grad=True)
+    network(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert (x.grad.flatten(1) != 0).any(1).all()
+    missed = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert missed == []
+
+
+@members
+def test_eval_mode_gives_the_same_logits_again_and_alone(member: type[Architecture]) -> None:
+    spec = member()
+    network = unlike_fresh(spec.build())
+    x = torch.rand(3, *spec.input_shape)
+    with torch.no_grad():
+        logits = network(x)
+        assert torch.equal(network(x), logits)
+        # Float32 rounds differently for another number of images.
+        torch.testing.assert_close(network(x[:1]), logits[:1], rtol=0, atol=1e-4 * float(logits.abs().max()))
+
+
+@members
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=["28x28x1", "32x32x3"])
+def test_the_images_of_mnist_and_cifar_are_never_refused(
+    member: type[Architecture], shape: tuple[int, int, int]
+) -> None:
+    channels, height, width = shape
+    with torch.device("meta"), torch.no_grad():
+        network = member(num_classes=10, channels=channels, height=height, width=width).build().eval()
+        assert network(torch.rand(2, *shape)).shape == (2, 10)
 
 
 ACTIVATIONS = {"relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "softplus", "hardtanh", "hardswish"}

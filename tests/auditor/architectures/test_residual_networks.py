@@ -10,10 +10,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from auditor.architectures.resnet18_cifar import ResNet18Cifar
+from auditor.architecture import ARCHITECTURES
 from auditor.architectures.resnet_cifar import ResNetCifar
+from auditor.architectures.resnet_small_images import ResNet18Cifar, ResNet50Cifar
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.residual import PadShortcut
+from tests.auditor.architectures.oracle import unlike_fresh
 
 
 def count(network: nn.Module) -> int:
@@ -83,22 +85,49 @@ def test_the_forward_pass_restated_with_functions() -> None:
         torch.testing.assert_close(network(images), expected)
 
 
-def test_resnet18_has_torchvisions_weights_but_for_stem_and_names() -> None:
+def our_name(name: str) -> str:
+    """Of a tensor of torchvision."""
+    return name.replace("downsample", "shortcut").replace("fc.", "linear.")
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_resnets_have_torchvisions_weights_but_for_stem_and_names(depth: int) -> None:
     models = pytest.importorskip("torchvision.models")
     with torch.device("meta"):
-        ours, theirs = ResNet18Cifar(num_classes=1000).build().state_dict(), models.resnet18().state_dict()
-    renamed = {
-        name.replace("downsample", "shortcut").replace("fc.", "linear."): tensor for name, tensor in theirs.items()
-    }
+        ours = ARCHITECTURES.build(f"resnet{depth}-cifar", {"num_classes": 1000}).build().state_dict()
+        theirs = models.get_model(f"resnet{depth}").state_dict()
     assert {k: v.shape for k, v in ours.items() if k != "conv1.weight"} == {
-        k: v.shape for k, v in renamed.items() if k != "conv1.weight"
+        our_name(k): v.shape for k, v in theirs.items() if k != "conv1.weight"
     }
     assert ours["conv1.weight"].shape == (64, 3, 3, 3)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_resnets_compute_what_torchvisions_do_behind_the_stem(depth: int) -> None:
+    models = pytest.importorskip("torchvision.models")
+    ours = unlike_fresh(ARCHITECTURES.build(f"resnet{depth}-cifar", {"num_classes": 7}).build())
+    theirs = models.get_model(f"resnet{depth}", num_classes=7).eval()
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    given = ours.state_dict()
+    theirs.load_state_dict({name: given[our_name(name)] for name in theirs.state_dict()})
+    x = torch.rand(2, 3, 15, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(("depth", "parameters"), [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032)])
+def test_parameters_are_those_of_the_imagenet_networks_but_for_the_stem(depth: int, parameters: int) -> None:
+    # The numbers beside torchvision's published weights; its stem has 7x7 windows, ours 3x3.
+    with torch.device("meta"):
+        network = ARCHITECTURES.build(f"resnet{depth}-cifar", {"num_classes": 1000}).build()
+    assert count(network) == parameters - 64 * 3 * (49 - 9)
 
 
 def test_width_factor_scales_every_stage() -> None:
     network = ResNet18Cifar(width_factor=0.25).build()
     assert [network.get_submodule(f"layer{stage}.1.bn2").num_features for stage in (1, 2, 3, 4)] == [16, 32, 64, 128]
+    wide = ResNet50Cifar(width_factor=0.25).build()
+    assert [wide.get_submodule(f"layer{stage}.1.bn3").num_features for stage in (1, 2, 3, 4)] == [64, 128, 256, 512]
     assert ResNet18Cifar(width_factor=0.001).build()(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
