@@ -273,7 +273,9 @@ def duels() -> list[Duel]:
             by_foolbox("L2RepeatedAdditiveUniformNoiseAttack", repeats=100), at(Norm.L2, 2.0), 3, scaled=False,
         ),
         Duel(
-            "Pointwise", "pointwise", "foolbox", by_foolbox("PointwiseAttack", minimal=True), at(Norm.L0, 20), scaled=False
+            "Pointwise", "pointwise", "foolbox",
+            by_foolbox("PointwiseAttack", minimal=True, l2_binary_search=False), at(Norm.L0, 20), scaled=False,
+            note="foolbox without its bisection, which shortens L2 and takes hours",
         ),
         Duel(
             "Boundary, 1000 steps", "boundary:steps=1000,directions=1", "foolbox",
