@@ -1,0 +1,319 @@
+"""Neuron influence before the head, on clean images and under each attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.attack import ATTACKS, Attack, Ensemble
+from auditor.classifier import finite
+from auditor.criterion import Misclassification
+from auditor.flag import Flag
+from auditor.head import Head, head_of, penultimate
+from auditor.mean import Mean
+from auditor.metrics import Rate
+from auditor.neuron_influence import Parts, chosen_mask, confidence_slope, head_influence, split
+from auditor.pair_rows import picked, spread
+from auditor.pairs import make_twins
+from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+
+PARTS = ("front", "tail", "remaining")
+CONTROL = "random noise (control)"
+CURVE_POINTS = 100
+"""Points of the curve of sorted influence; where a layer has more neurons, neighbours are averaged."""
+
+
+class Influences(NamedTuple):
+    """Some images and their twins. ``clean``, ``twin``: influence by which neurons are ordered, float64 (B, M);
+    ``clean_value``, ``twin_value``: influence as it is shown; ``fooled``: bool (B,)."""
+
+    clean: Tensor
+    twin: Tensor
+    clean_value: Tensor
+    twin_value: Tensor
+    fooled: NDArray[np.bool_]
+
+
+class NeuronInfluence(Analysis):
+    """What each neuron before the head adds to the confidence in a class, and how attacks change that (Chen et al. 2021, arXiv
+    2112.13060).
+
+    Neuron influence (eq. 2) is the derivative of the confidence by a neuron's output, times that output. The neurons of
+    largest influence on a clean image are its front neurons, those of smallest its tail neurons. The paper holds that every
+    attack lowers the front and raises the tail (its Fig. 1). Neurons that were picked for being extreme on one image are less
+    extreme on any other, so the same is measured under random noise, and with the parts picked on the twin.
+    """
+
+    title: ClassVar[str] = "Neuron influence"
+    kind: Literal["neuron_influence"] = "neuron_influence"
+    front: int = Field(5, ge=1, le=1000, description="Neurons of the largest influence that count as front.")
+    tail: int = Field(5, ge=1, le=1000, description="Neurons of the smallest influence that count as tail.")
+    explained: Literal["clean", "own"] = Field(
+        "clean",
+        description="The class that influence on a twin is about: the one predicted on the clean image, or on the twin itself.",
+    )
+    value: Literal["margin", "softmax"] = Field(
+        "margin", description="Influence is shown on the log odds of the class, or on its softmax confidence."
+    )
+    images: int = Field(200, ge=2, le=100_000, description="Images to look at, at most, under each attack.")
+
+    @property
+    def cost(self) -> float:
+        """Two passes, and the twins of an attack or two of some ten steps."""
+        return 62.0
+
+    def influences(self, subject: Subject, head: Head, pair: Pair) -> Influences:
+        """Influence of each feature before the head on some images and on their twins."""
+        classifier = subject.classifier
+        with torch.no_grad():
+            clean = penultimate(classifier, head, pair.x.to(classifier.dtype))
+            twin = penultimate(classifier, head, pair.x_adv.to(classifier.dtype))
+        predicted = finite(clean.logits).argmax(1)
+        explained = predicted if self.explained == "clean" else finite(twin.logits).argmax(1)
+        own = head_influence(clean.features, clean.logits, head.weight, predicted)
+        other = head_influence(twin.features, twin.logits, head.weight, explained)
+        if self.value == "margin":
+            return Influences(own, other, own, other, pair.fooled)
+        slope, other_slope = (
+            confidence_slope(part.logits.double(), classes)[:, None]
+            for part, classes in ((clean, predicted), (twin, explained))
+        )
+        return Influences(own, other, own * slope, other * other_slope, pair.fooled)
+
+    def run(self, subject: Subject) -> Finding:
+        head = head_of(subject.classifier)
+        chosen = spread(len(subject.pairs), self.images)
+        totals = _Totals(head.layer.in_features)
+        data = {"images": int(chosen.sum()), "pairs": subject.pairs_from, "layer": f"the input of {head.name}"}
+        makers = [attack for attack in subject.attacks if _makes_twins(attack) and not attack.control]
+        left_out = [attack.display_title() for attack in subject.attacks if not _makes_twins(attack)]
+        noise = ATTACKS.build("random-noise", {"draws": 2})
+        if subject.threat.norm in noise.norms:
+            makers.append(noise)
+        changes = [self._change(subject, head, "twins of the audit", picked(subject.pairs, chosen), totals)]
+        for index, attack in enumerate(makers):
+            ids = subject.ids[chosen]
+            labels = torch.from_numpy(subject.dataset.labels[ids]).to(subject.classifier.device)
+
+            def report(share: float, what: str, index: int = index) -> None:
+                subject.on_progress((index + share) / len(makers), self.title)
+
+            twins = make_twins(subject, attack, Misclassification(labels), ids=ids, on_progress=report)
+            name = CONTROL if attack is noise else _name(attack, makers)
+            changes.append(self._change(subject, head, name, twins, None))
+        subject.on_progress(1.0, self.title)
+        data |= {"attacks": changes, "left_out": left_out} | totals.as_data(self.front, self.tail)
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(changes))
+
+    def _change(
+        self, subject: Subject, head: Head, name: str, pairs: Iterable[Pair], totals: _Totals | None
+    ) -> dict[str, Any]:
+        """Mean change of the influence of each part, parts picked on the clean image and on the twin, over some pairs."""
+        rows: dict[str, list[NDArray[np.float64]]] = {}
+        fooled: list[NDArray[np.bool_]] = []
+        for pair in pairs:
+            seen = self.influences(subject, head, pair)
+            change = seen.twin_value - seen.clean_value
+            fooled.append(seen.fooled)
+            for picked_on, influence in (("clean", seen.clean), ("twin", seen.twin)):
+                parts = split(influence, self.front, self.tail)
+                for part, neurons in parts._asdict().items():
+                    rows.setdefault(f"{picked_on} {part}", []).append(change.gather(1, neurons).mean(1).cpu().numpy())
+            if totals is not None:
+                totals.add(seen, split(seen.clean, self.front, self.tail), split(seen.twin, self.front, self.tail))
+        by_image = {key: np.concatenate(values) for key, values in rows.items()}
+        return {
+            "name": name,
+            "fooled": Rate.of(np.concatenate(fooled)).model_dump(),
+            "change": {part: Mean.of(by_image[f"clean {part}"]).as_data() for part in PARTS},
+            "change_picked_on_twin": {part: Mean.of(by_image[f"twin {part}"]).as_data() for part in PARTS},
+            "front_falls": Rate.of(by_image["clean front"] < 0).model_dump(),
+            "tail_rises": Rate.of(by_image["clean tail"] > 0).model_dump(),
+        }
+
+    def section(self, finding: Finding) -> Section:
+        data = finding.data
+        unit = "log odds" if self.value == "margin" else "confidence"
+        about = "clean image" if self.explained == "clean" else "twin itself"
+        left_out = f" Left out, since they do not make one twin per image: {', '.join(data['left_out'])}."
+        curve = [
+            {"x": point["position"], "series": title, "value": point[key]}
+            for key, title in (("clean", "clean images"), ("twin", "their twins"))
+            for point in data["curve"]
+        ]
+        return Section(
+            key=self.kind,
+            title="Neuron influence before the head",
+            blocks=(
+                Text(
+                    text=f"Influence of the {data['neurons']} neurons of {data['layer']} on the {unit} of the class predicted on "
+                    f"the clean image, and on a twin on that predicted on the {about}; {data['images']} images. Front: the "
+                    f"{self.front} neurons of largest influence on the clean image, tail: the {self.tail} of smallest. Twins of "
+                    f"the audit: {data['pairs']}.{left_out if data['left_out'] else ''}"
+                ),
+                *self._changes(data["attacks"], unit),
+                Figure(
+                    chart="curves",
+                    title="Influence of the neurons, sorted on each clean image",
+                    rows=tuple(curve),
+                    options={
+                        "x": "place in the order on the clean image (1: largest influence)",
+                        "y": f"influence ({unit})",
+                    },
+                    reading="Every image sorts the neurons by their influence on it; both lines follow that order and average "
+                    "over the images. Where the twins' line lies below at the left and above at the right, the attack took from "
+                    "the neurons that speak for the class and gave to those that speak against it.",
+                ),
+                self._overlap(data["overlap"]),
+                self._neurons(data),
+            ),
+        )
+
+    def _changes(self, attacks: list[dict[str, Any]], unit: str) -> tuple[AnyBlock, ...]:
+        rows = tuple(
+            {"label": item["name"], "series": part} | item["change"][part] for item in attacks for part in PARTS
+        )
+        table = tuple(
+            {"name": item["name"], "n": item["fooled"]["n"]}
+            | {key: item[key]["value"] for key in ("fooled", "front_falls", "tail_rises")}
+            | {f"{part}_twin": item["change_picked_on_twin"][part]["value"] for part in ("front", "tail")}
+            for item in attacks
+        )
+        return (
+            Figure(
+                chart="interval_dots",
+                title="Change of influence under each attack",
+                rows=rows,
+                options={"x": f"twin minus clean, mean of the part's neurons ({unit})"},
+                reading="Each point is the mean over the images with its 95 % interval. Left of zero: the attack lowers the "
+                "influence of these neurons. Random noise of the same size shows what comes of picking extreme neurons alone: "
+                "an attack says something where it goes beyond that.",
+            ),
+            Table(
+                title="Share of images, and the same with the parts picked on the twin",
+                columns=(
+                    Column(key="name", title="Twins"),
+                    Column(key="n", title="Images"),
+                    Column(key="fooled", title="Fooled", format=".1%"),
+                    Column(key="front_falls", title="Front falls", format=".1%"),
+                    Column(key="tail_rises", title="Tail rises", format=".1%"),
+                    Column(key="front_twin", title="Change of the twin's front", format=".3g"),
+                    Column(key="tail_twin", title="Change of the twin's tail", format=".3g"),
+                ),
+                rows=table,
+                caption="The last two columns pick front and tail on the twin instead. If they show the same change with the "
+                "opposite sign, the pattern owes to the picking, not to the attack.",
+            ),
+        )
+
+    def _overlap(self, overlap: dict[str, Any]) -> Figure:
+        rows = [
+            {"label": part, "series": "clean and twin"} | overlap[part]["mean"]
+            for part in ("front", "tail")
+        ] + [
+            {"label": part, "series": "random neurons", "value": overlap[part]["random"], "low": None, "high": None, "n": None}
+            for part in ("front", "tail")
+        ]  # fmt: skip
+        return Figure(
+            chart="interval_dots",
+            title="Neurons that are front, or tail, on an image and on its twin",
+            rows=tuple(rows),
+            options={"x": "share of the part that is the same", "format": ".0%"},
+            reading="1 means that the attack left the set of neurons as it was; random neurons of the same number agree as often "
+            "as the other point says.",
+        )
+
+    def _neurons(self, data: dict[str, Any]) -> Table:
+        columns = data["by_neuron"]
+        order = np.argsort(-np.array(columns["front_clean"]), kind="stable")[:20]
+        return Table(
+            title="Neurons that are most often front",
+            columns=(
+                Column(key="neuron", title="Neuron"),
+                Column(key="front_clean", title="Front, clean", format=".1%"),
+                Column(key="front_twin", title="Front, twin", format=".1%"),
+                Column(key="tail_clean", title="Tail, clean", format=".1%"),
+                Column(key="tail_twin", title="Tail, twin", format=".1%"),
+                Column(key="influence_clean", title="Influence, clean", format=".3g"),
+                Column(key="influence_twin", title="Influence, twin", format=".3g"),
+            ),
+            rows=tuple({"neuron": int(n)} | {key: values[n] for key, values in columns.items()} for n in order),
+            caption=f"Share of the {data['images']} images; influence is the mean over them.",
+        )
+
+
+class _Totals:
+    """Sums over images: each neuron's influence and parts, the sorted influence, and the overlap of each image."""
+
+    def __init__(self, neurons: int) -> None:
+        self.neurons, self.images = neurons, 0
+        self.sums: dict[str, NDArray[np.float64]] = {}
+        self.overlaps: dict[str, list[NDArray[np.float64]]] = {"front": [], "tail": []}
+
+    def add(self, seen: Influences, clean: Parts, twin: Parts) -> None:
+        self.images += len(seen.clean)
+        order = torch.cat([clean.front, clean.remaining, clean.tail], 1)
+        summed = {
+            "influence_clean": seen.clean_value, "influence_twin": seen.twin_value,
+            "sorted_clean": seen.clean_value.gather(1, order), "sorted_twin": seen.twin_value.gather(1, order),
+        }  # fmt: skip
+        for part in ("front", "tail"):
+            both = [chosen_mask(getattr(parts, part), self.neurons) for parts in (clean, twin)]
+            summed |= {f"{part}_clean": both[0].double(), f"{part}_twin": both[1].double()}
+            self.overlaps[part].append(((both[0] & both[1]).sum(1).double() / both[0].sum(1)).cpu().numpy())
+        for key, values in summed.items():
+            self.sums[key] = self.sums.get(key, np.zeros(self.neurons)) + values.sum(0).cpu().numpy()
+
+    def as_data(self, front: int, tail: int) -> dict[str, Any]:
+        means = {key: total / self.images for key, total in self.sums.items()}
+        groups = np.array_split(np.arange(self.neurons), min(self.neurons, CURVE_POINTS))
+        sizes = {"front": front, "tail": tail}
+        return {
+            "neurons": self.neurons,
+            "curve": [
+                {"position": float(group.mean() + 1)}
+                | {key: float(means[f"sorted_{key}"][group].mean()) for key in ("clean", "twin")}
+                for group in groups
+            ],
+            "overlap": {
+                part: {"mean": Mean.of(np.concatenate(values)).as_data(), "random": sizes[part] / self.neurons}
+                for part, values in self.overlaps.items()
+            },
+            "by_neuron": {key: values.tolist() for key, values in means.items() if not key.startswith("sorted")},
+        }
+
+
+def _makes_twins(attack: Attack) -> bool:
+    """Whether it makes one twin per sample: a single run within a fixed budget."""
+    return attack.runs == 1 and attack.budget == "fixed" and not isinstance(attack, Ensemble)
+
+
+def _name(attack: Attack, others: list[Attack]) -> str:
+    """The attack's title; where others share it, with the parameters in which they differ."""
+    alike = [other.settings() for other in others if other.display_title() == attack.display_title()]
+    differ = [
+        f"{name} {value}" for name, value in attack.settings().items() if any(o.get(name) != value for o in alike)
+    ]
+    return f"{attack.display_title()} ({', '.join(differ)})" if differ else attack.display_title()
+
+
+def _doubts(changes: list[dict[str, Any]]) -> tuple[Flag, ...]:
+    audit = changes[0]
+    if audit["fooled"]["hits"]:
+        return ()
+    return (
+        Flag(
+            name="nothing fooled",
+            severity="warning",
+            message="The change of neuron influence is that of images on which the attack failed.",
+            evidence=f"No twin of {audit['fooled']['n']} is misclassified.",
+            remedy="Take a larger epsilon or a stronger attack for the analyses.",
+        ),
+    )
