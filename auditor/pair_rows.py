@@ -27,5 +27,10 @@ def picked(pairs: Pairs, chosen: NDArray[np.bool_]) -> Iterator[Pair]:
         if keep.all():
             yield pair
         elif keep.any():
-            rows = torch.from_numpy(np.flatnonzero(keep)).to(pair.x.device)
-            yield Pair(pair.sample[keep], pair.x[rows], pair.x_adv[rows], pair.labels[rows], pair.fooled[keep])
+            yield rows_of(pair, keep)
+
+
+def rows_of(pair: Pair, keep: NDArray[np.bool_]) -> Pair:
+    """Those of the images for which ``keep``, (B,), is true; maybe none."""
+    rows = torch.from_numpy(np.flatnonzero(keep)).to(pair.x.device)
+    return Pair(pair.sample[keep], pair.x[rows], pair.x_adv[rows], pair.labels[rows], pair.fooled[keep])

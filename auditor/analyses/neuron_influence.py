@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Pair, Subject
 from auditor.attack import ATTACKS, Attack, Ensemble
 from auditor.classifier import finite
 from auditor.criterion import Misclassification
+from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.head import Head, head_of, penultimate
+from auditor.influence_totals import Influences, InfluenceTotals
 from auditor.mean import Mean
 from auditor.metrics import Rate
-from auditor.neuron_influence import Parts, chosen_mask, confidence_slope, head_influence, split
-from auditor.pair_rows import picked, spread
+from auditor.neuron_influence import confidence_slope, head_influence, split
+from auditor.pair_rows import picked, rows_of, spread
 from auditor.pairs import make_twins
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
 
 PARTS = ("front", "tail", "remaining")
 CONTROL = "random noise (control)"
-CURVE_POINTS = 100
-"""Points of the curve of sorted influence; where a layer has more neurons, neighbours are averaged."""
-
-
-class Influences(NamedTuple):
-    """Some images and their twins. ``clean``, ``twin``: influence by which neurons are ordered, float64 (B, M);
-    ``clean_value``, ``twin_value``: influence as it is shown; ``fooled``: bool (B,)."""
-
-    clean: Tensor
-    twin: Tensor
-    clean_value: Tensor
-    twin_value: Tensor
-    fooled: NDArray[np.bool_]
 
 
 class NeuronInfluence(Analysis):
@@ -62,6 +50,9 @@ class NeuronInfluence(Analysis):
     value: Literal["margin", "softmax"] = Field(
         "margin", description="Influence is shown on the log odds of the class, or on its softmax confidence."
     )
+    only_success: bool = Field(
+        False, description="Use only the images on which the attack succeeded; random noise keeps all."
+    )
     images: int = Field(200, ge=2, le=100_000, description="Images to look at, at most, under each attack.")
 
     @property
@@ -80,24 +71,32 @@ class NeuronInfluence(Analysis):
         own = head_influence(clean.features, clean.logits, head.weight, predicted)
         other = head_influence(twin.features, twin.logits, head.weight, explained)
         if self.value == "margin":
-            return Influences(own, other, own, other, pair.fooled)
+            return Influences(own, other, own, other)
         slope, other_slope = (
             confidence_slope(part.logits.double(), classes)[:, None]
             for part, classes in ((clean, predicted), (twin, explained))
         )
-        return Influences(own, other, own * slope, other * other_slope, pair.fooled)
+        return Influences(own, other, own * slope, other * other_slope)
 
     def run(self, subject: Subject) -> Finding:
         head = head_of(subject.classifier)
         chosen = spread(len(subject.pairs), self.images)
-        totals = _Totals(head.layer.in_features)
-        data = {"images": int(chosen.sum()), "pairs": subject.pairs_from, "layer": f"the input of {head.name}"}
+        totals = InfluenceTotals(head.layer.in_features)
+        data: dict[str, Any] = {
+            "pairs": subject.pairs_from,
+            "threat": str(subject.threat),
+            "layer": f"the input of {head.name}",
+        }
         makers = [attack for attack in subject.attacks if _makes_twins(attack) and not attack.control]
         left_out = [attack.display_title() for attack in subject.attacks if not _makes_twins(attack)]
         noise = ATTACKS.build("random-noise", {"draws": 2})
         if subject.threat.norm in noise.norms:
             makers.append(noise)
         changes = [self._change(subject, head, "twins of the audit", picked(subject.pairs, chosen), totals)]
+        if totals.images == 0:
+            raise EvaluationError(
+                "Neuron influence has no image to look at: the attack succeeded on none.", "Set only_success to false."
+            )
         for index, attack in enumerate(makers):
             ids = subject.ids[chosen]
             labels = torch.from_numpy(subject.dataset.labels[ids]).to(subject.classifier.device)
@@ -113,22 +112,25 @@ class NeuronInfluence(Analysis):
         return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(changes))
 
     def _change(
-        self, subject: Subject, head: Head, name: str, pairs: Iterable[Pair], totals: _Totals | None
+        self, subject: Subject, head: Head, name: str, pairs: Iterable[Pair], totals: InfluenceTotals | None
     ) -> dict[str, Any]:
         """Mean change of the influence of each part, parts picked on the clean image and on the twin, over some pairs."""
-        rows: dict[str, list[NDArray[np.float64]]] = {}
+        rows: dict[str, list[NDArray[np.float64]]] = {f"{on} {part}": [] for on in ("clean", "twin") for part in PARTS}
         fooled: list[NDArray[np.bool_]] = []
-        for pair in pairs:
+        for whole in pairs:
+            fooled.append(whole.fooled)
+            pair = rows_of(whole, whole.fooled) if self.only_success and name != CONTROL else whole
+            if len(pair.sample) == 0:
+                continue
             seen = self.influences(subject, head, pair)
             change = seen.twin_value - seen.clean_value
-            fooled.append(seen.fooled)
             for picked_on, influence in (("clean", seen.clean), ("twin", seen.twin)):
                 parts = split(influence, self.front, self.tail)
                 for part, neurons in parts._asdict().items():
-                    rows.setdefault(f"{picked_on} {part}", []).append(change.gather(1, neurons).mean(1).cpu().numpy())
+                    rows[f"{picked_on} {part}"].append(change.gather(1, neurons).mean(1).cpu().numpy())
             if totals is not None:
                 totals.add(seen, split(seen.clean, self.front, self.tail), split(seen.twin, self.front, self.tail))
-        by_image = {key: np.concatenate(values) for key, values in rows.items()}
+        by_image = {key: np.concatenate([np.empty(0), *values]) for key, values in rows.items()}
         return {
             "name": name,
             "fooled": Rate.of(np.concatenate(fooled)).model_dump(),
@@ -156,7 +158,8 @@ class NeuronInfluence(Analysis):
                     text=f"Influence of the {data['neurons']} neurons of {data['layer']} on the {unit} of the class predicted on "
                     f"the clean image, and on a twin on that predicted on the {about}; {data['images']} images. Front: the "
                     f"{self.front} neurons of largest influence on the clean image, tail: the {self.tail} of smallest. Twins of "
-                    f"the audit: {data['pairs']}.{left_out if data['left_out'] else ''}"
+                    f"the audit: {data['pairs']}. The attacks by name are untargeted, {data['threat']}."
+                    f"{left_out if data['left_out'] else ''}"
                 ),
                 *self._changes(data["attacks"], unit),
                 Figure(
@@ -181,7 +184,7 @@ class NeuronInfluence(Analysis):
             {"label": item["name"], "series": part} | item["change"][part] for item in attacks for part in PARTS
         )
         table = tuple(
-            {"name": item["name"], "n": item["fooled"]["n"]}
+            {"name": item["name"], "n": item["change"]["front"]["n"]}
             | {key: item[key]["value"] for key in ("fooled", "front_falls", "tail_rises")}
             | {f"{part}_twin": item["change_picked_on_twin"][part]["value"] for part in ("front", "tail")}
             for item in attacks
@@ -247,47 +250,6 @@ class NeuronInfluence(Analysis):
             rows=tuple({"neuron": int(n)} | {key: values[n] for key, values in columns.items()} for n in order),
             caption=f"Share of the {data['images']} images; influence is the mean over them.",
         )
-
-
-class _Totals:
-    """Sums over images: each neuron's influence and parts, the sorted influence, and the overlap of each image."""
-
-    def __init__(self, neurons: int) -> None:
-        self.neurons, self.images = neurons, 0
-        self.sums: dict[str, NDArray[np.float64]] = {}
-        self.overlaps: dict[str, list[NDArray[np.float64]]] = {"front": [], "tail": []}
-
-    def add(self, seen: Influences, clean: Parts, twin: Parts) -> None:
-        self.images += len(seen.clean)
-        order = torch.cat([clean.front, clean.remaining, clean.tail], 1)
-        summed = {
-            "influence_clean": seen.clean_value, "influence_twin": seen.twin_value,
-            "sorted_clean": seen.clean_value.gather(1, order), "sorted_twin": seen.twin_value.gather(1, order),
-        }  # fmt: skip
-        for part in ("front", "tail"):
-            both = [chosen_mask(getattr(parts, part), self.neurons) for parts in (clean, twin)]
-            summed |= {f"{part}_clean": both[0].double(), f"{part}_twin": both[1].double()}
-            self.overlaps[part].append(((both[0] & both[1]).sum(1).double() / both[0].sum(1)).cpu().numpy())
-        for key, values in summed.items():
-            self.sums[key] = self.sums.get(key, np.zeros(self.neurons)) + values.sum(0).cpu().numpy()
-
-    def as_data(self, front: int, tail: int) -> dict[str, Any]:
-        means = {key: total / self.images for key, total in self.sums.items()}
-        groups = np.array_split(np.arange(self.neurons), min(self.neurons, CURVE_POINTS))
-        sizes = {"front": front, "tail": tail}
-        return {
-            "neurons": self.neurons,
-            "curve": [
-                {"position": float(group.mean() + 1)}
-                | {key: float(means[f"sorted_{key}"][group].mean()) for key in ("clean", "twin")}
-                for group in groups
-            ],
-            "overlap": {
-                part: {"mean": Mean.of(np.concatenate(values)).as_data(), "random": sizes[part] / self.neurons}
-                for part, values in self.overlaps.items()
-            },
-            "by_neuron": {key: values.tolist() for key, values in means.items() if not key.startswith("sorted")},
-        }
 
 
 def _makes_twins(attack: Attack) -> bool:

@@ -106,6 +106,24 @@ def test_an_identical_twin_changes_nothing_and_is_doubted(tmp_path: Path) -> Non
     assert [flag.name for flag in finding.flags] == ["nothing fooled"]
 
 
+def test_only_the_images_that_were_fooled(tmp_path: Path) -> None:
+    classifier, (x, x_adv) = exact(), twins()
+    fooled = np.zeros(N, bool)
+    fooled[[6, 8]] = True
+    data, analysis = labelled(classifier, N), NeuronInfluence(front=K1, tail=K2, only_success=True)
+    found = analysis.run(subject_of(classifier, Given(x, x_adv, 5, fooled), data, tmp_path))
+    alone = NeuronInfluence(front=K1, tail=K2).run(
+        subject_of(classifier, Given(x[fooled], x_adv[fooled], 5), labelled(classifier, 2), tmp_path)
+    )
+    assert change(found) == pytest.approx(change(alone), rel=1e-12)
+    assert (found.data["images"], found.data["attacks"][0]["fooled"]["n"]) == (2, N)
+    for key, values in alone.data["by_neuron"].items():
+        assert np.allclose(found.data["by_neuron"][key], values, rtol=1e-12)
+    assert found.data["attacks"][-1]["change"]["front"]["n"] == N, "the control keeps all"
+    nobody = measured(analysis, subject_of(classifier, Given(x, x_adv, 5, np.zeros(N, bool)), data, tmp_path))
+    assert "the attack succeeded on none" in nobody.declined
+
+
 @pytest.mark.parametrize("batch_size", [1, 12])
 def test_the_batch_size_changes_nothing(batch_size: int) -> None:
     classifier, (x, x_adv) = exact(), twins()
