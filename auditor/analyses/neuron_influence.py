@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +27,15 @@ from auditor.pairs import make_twins
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
 
 PARTS = ("front", "tail", "remaining")
+Reading = Literal["own", "clean"]
+READINGS: dict[Reading, str] = {"own": "each image's own class", "clean": "the clean image's class"}
+READ: dict[Reading, str] = {
+    "own": "Influence on a twin is on the class that the twin is taken for, as the paper defines it. Where that is another "
+    "class, what speaks for the one tends to speak against the other: front falls and tail rises whichever neurons carry the "
+    "attack.",
+    "clean": "Influence on a twin is on the class of the clean image. Left of zero: the attack lowers what these neurons add "
+    "to it.",
+}
 CONTROL = "random noise (control)"
 
 
@@ -36,16 +46,17 @@ class NeuronInfluence(Analysis):
     Neuron influence (eq. 2) is the derivative of the confidence by a neuron's output, times that output. The neurons of
     largest influence on a clean image are its front neurons, those of smallest its tail neurons. The paper holds that every
     attack lowers the front and raises the tail (its Fig. 1). Neurons that were picked for being extreme on one image are less
-    extreme on any other, so the same is measured under random noise, and with the parts picked on the twin.
+    extreme on any other, so the same is measured under random noise, and with the parts picked on the twin. And a twin that is
+    taken for another class has its influence on another class: the change is measured on the class of the clean image, too.
     """
 
     title: ClassVar[str] = "Neuron influence"
     kind: Literal["neuron_influence"] = "neuron_influence"
     front: int = Field(5, ge=1, le=1000, description="Neurons of the largest influence that count as front.")
     tail: int = Field(5, ge=1, le=1000, description="Neurons of the smallest influence that count as tail.")
-    explained: Literal["clean", "own"] = Field(
-        "clean",
-        description="The class that influence on a twin is about: the one predicted on the clean image, or on the twin itself.",
+    explained: Reading = Field(
+        "own",
+        description="The class that influence on a twin is about: the one predicted on the twin itself, or on the clean image.",
     )
     value: Literal["margin", "softmax"] = Field(
         "margin", description="Influence is shown on the log odds of the class, or on its softmax confidence."
@@ -60,21 +71,21 @@ class NeuronInfluence(Analysis):
         """Two passes, and the twins of an attack or two of some ten steps."""
         return 62.0
 
-    def influences(self, subject: Subject, head: Head, pair: Pair) -> Influences:
-        """Influence of each feature before the head on some images and on their twins."""
+    def influences(self, subject: Subject, head: Head, pair: Pair, explained: Reading) -> Influences:
+        """Influence of each feature before the head on some images and on their twins, there on the class of that reading."""
         classifier = subject.classifier
         with torch.no_grad():
             clean = penultimate(classifier, head, pair.x.to(classifier.dtype))
             twin = penultimate(classifier, head, pair.x_adv.to(classifier.dtype))
         predicted = finite(clean.logits).argmax(1)
-        explained = predicted if self.explained == "clean" else finite(twin.logits).argmax(1)
+        about = predicted if explained == "clean" else finite(twin.logits).argmax(1)
         own = head_influence(clean.features, clean.logits, head.weight, predicted)
-        other = head_influence(twin.features, twin.logits, head.weight, explained)
+        other = head_influence(twin.features, twin.logits, head.weight, about)
         if self.value == "margin":
             return Influences(own, other, own, other)
         slope, other_slope = (
             confidence_slope(part.logits.double(), classes)[:, None]
-            for part, classes in ((clean, predicted), (twin, explained))
+            for part, classes in ((clean, predicted), (twin, about))
         )
         return Influences(own, other, own * slope, other * other_slope)
 
@@ -115,35 +126,41 @@ class NeuronInfluence(Analysis):
         self, subject: Subject, head: Head, name: str, pairs: Iterable[Pair], totals: InfluenceTotals | None
     ) -> dict[str, Any]:
         """Mean change of the influence of each part, parts picked on the clean image and on the twin, over some pairs."""
-        rows: dict[str, list[NDArray[np.float64]]] = {f"{on} {part}": [] for on in ("clean", "twin") for part in PARTS}
+        rows: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
         fooled: list[NDArray[np.bool_]] = []
         for whole in pairs:
             fooled.append(whole.fooled)
             pair = rows_of(whole, whole.fooled) if self.only_success and name != CONTROL else whole
             if len(pair.sample) == 0:
                 continue
-            seen = self.influences(subject, head, pair)
-            change = seen.twin_value - seen.clean_value
-            for picked_on, influence in (("clean", seen.clean), ("twin", seen.twin)):
-                parts = split(influence, self.front, self.tail)
-                for part, neurons in parts._asdict().items():
-                    rows[f"{picked_on} {part}"].append(change.gather(1, neurons).mean(1).cpu().numpy())
-            if totals is not None:
-                totals.add(seen, split(seen.clean, self.front, self.tail), split(seen.twin, self.front, self.tail))
-        by_image = {key: np.concatenate([np.empty(0), *values]) for key, values in rows.items()}
+            for reading in READINGS:
+                seen = self.influences(subject, head, pair, reading)
+                clean, twin = (split(values, self.front, self.tail) for values in (seen.clean, seen.twin))
+                change = seen.twin_value - seen.clean_value
+                for part in PARTS:
+                    rows[reading, part].append(change.gather(1, getattr(clean, part)).mean(1).cpu().numpy())
+                    rows[f"{reading} on twin", part].append(change.gather(1, getattr(twin, part)).mean(1).cpu().numpy())
+                if totals is not None and reading == self.explained:
+                    totals.add(seen, clean, twin)
+
+        def of(key: str, part: str) -> NDArray[np.float64]:
+            return np.concatenate([np.empty(0), *rows[key, part]])
+
         return {
             "name": name,
             "fooled": Rate.of(np.concatenate(fooled)).model_dump(),
-            "change": {part: Mean.of(by_image[f"clean {part}"]).as_data() for part in PARTS},
-            "change_picked_on_twin": {part: Mean.of(by_image[f"twin {part}"]).as_data() for part in PARTS},
-            "front_falls": Rate.of(by_image["clean front"] < 0).model_dump(),
-            "tail_rises": Rate.of(by_image["clean tail"] > 0).model_dump(),
+            "change": {key: {part: Mean.of(of(key, part)).as_data() for part in PARTS} for key in READINGS},
+            "change_picked_on_twin": {
+                key: {part: Mean.of(of(f"{key} on twin", part)).as_data() for part in PARTS} for key in READINGS
+            },
+            "front_falls": {key: Rate.of(of(key, "front") < 0).model_dump() for key in READINGS},
+            "tail_rises": {key: Rate.of(of(key, "tail") > 0).model_dump() for key in READINGS},
         }
 
     def section(self, finding: Finding) -> Section:
         data = finding.data
         unit = "log odds" if self.value == "margin" else "confidence"
-        about = "clean image" if self.explained == "clean" else "twin itself"
+        about = "clean image" if self.explained == "clean" else "image itself"
         left_out = f" Left out, since they do not make one twin per image: {', '.join(data['left_out'])}."
         curve = [
             {"x": point["position"], "series": title, "value": point[key]}
@@ -155,11 +172,10 @@ class NeuronInfluence(Analysis):
             title="Neuron influence before the head",
             blocks=(
                 Text(
-                    text=f"Influence of the {data['neurons']} neurons of {data['layer']} on the {unit} of the class predicted on "
-                    f"the clean image, and on a twin on that predicted on the {about}; {data['images']} images. Front: the "
-                    f"{self.front} neurons of largest influence on the clean image, tail: the {self.tail} of smallest. Twins of "
-                    f"the audit: {data['pairs']}. The attacks by name are untargeted, {data['threat']}."
-                    f"{left_out if data['left_out'] else ''}"
+                    text=f"Influence of the {data['neurons']} neurons of {data['layer']} on the {unit} of a predicted class; "
+                    f"{data['images']} images. Front: the {self.front} neurons of largest influence on the clean image, tail: "
+                    f"the {self.tail} of smallest. Twins of the audit: {data['pairs']}. The attacks by name are untargeted, "
+                    f"{data['threat']}.{left_out if data['left_out'] else ''}"
                 ),
                 *self._changes(data["attacks"], unit),
                 Figure(
@@ -170,9 +186,9 @@ class NeuronInfluence(Analysis):
                         "x": "place in the order on the clean image (1: largest influence)",
                         "y": f"influence ({unit})",
                     },
-                    reading="Every image sorts the neurons by their influence on it; both lines follow that order and average "
-                    "over the images. Where the twins' line lies below at the left and above at the right, the attack took from "
-                    "the neurons that speak for the class and gave to those that speak against it.",
+                    reading=f"Influence on the class predicted on the {about}. Every image sorts the neurons; both lines "
+                    "follow that order and average over the images. Where the twins' line lies below at the left and above at "
+                    "the right, the attack took from the neurons that speak for the class and gave to those that speak against it.",
                 ),
                 self._overlap(data["overlap"]),
                 self._neurons(data),
@@ -180,29 +196,40 @@ class NeuronInfluence(Analysis):
         )
 
     def _changes(self, attacks: list[dict[str, Any]], unit: str) -> tuple[AnyBlock, ...]:
-        rows = tuple(
-            {"label": item["name"], "series": part} | item["change"][part] for item in attacks for part in PARTS
-        )
-        table = tuple(
-            {"name": item["name"], "n": item["change"]["front"]["n"]}
-            | {key: item[key]["value"] for key in ("fooled", "front_falls", "tail_rises")}
-            | {f"{part}_twin": item["change_picked_on_twin"][part]["value"] for part in ("front", "tail")}
-            for item in attacks
-        )
-        return (
+        figures = tuple(
             Figure(
                 chart="interval_dots",
-                title="Change of influence under each attack",
-                rows=rows,
+                title=f"Change of influence on {words}, under each attack",
+                rows=tuple(
+                    {"label": item["name"], "series": part} | item["change"][key][part]
+                    for item in attacks
+                    for part in PARTS
+                ),
                 options={"x": f"twin minus clean, mean of the part's neurons ({unit})"},
-                reading="Each point is the mean over the images with its 95 % interval. Left of zero: the attack lowers the "
-                "influence of these neurons. Random noise of the same size shows what comes of picking extreme neurons alone: "
-                "an attack says something where it goes beyond that.",
-            ),
+                reading=f"Each point is the mean over the images with its 95 % interval. {READ[key]} Random noise of the same "
+                "size shows what comes of picking extreme neurons alone: an attack says something where it goes beyond that.",
+            )
+            for key, words in READINGS.items()
+        )
+        table = tuple(
+            {
+                "name": item["name"],
+                "about": words,
+                "n": item["change"][key]["front"]["n"],
+                "fooled": item["fooled"]["value"],
+            }
+            | {share: item[share][key]["value"] for share in ("front_falls", "tail_rises")}
+            | {f"{part}_twin": item["change_picked_on_twin"][key][part]["value"] for part in ("front", "tail")}
+            for item in attacks
+            for key, words in READINGS.items()
+        )
+        return (
+            *figures,
             Table(
                 title="Share of images, and the same with the parts picked on the twin",
                 columns=(
                     Column(key="name", title="Twins"),
+                    Column(key="about", title="Influence on"),
                     Column(key="n", title="Images"),
                     Column(key="fooled", title="Fooled", format=".1%"),
                     Column(key="front_falls", title="Front falls", format=".1%"),
@@ -214,7 +241,7 @@ class NeuronInfluence(Analysis):
                 caption="The last two columns pick front and tail on the twin instead. If they show the same change with the "
                 "opposite sign, the pattern owes to the picking, not to the attack.",
             ),
-        )
+        )  # fmt: skip
 
     def _overlap(self, overlap: dict[str, Any]) -> Figure:
         rows = [

@@ -45,9 +45,9 @@ def influence(classifier: Classifier, image: Tensor, label: int, value: str) -> 
     return (slope * leaf)[0].detach().numpy()
 
 
-def change(finding: Finding, name: str = "twins of the audit") -> dict[str, float]:
+def change(finding: Finding, name: str = "twins of the audit", explained: str = "own") -> dict[str, float]:
     item = next(item for item in finding.data["attacks"] if item["name"] == name)
-    return {part: mean["value"] for part, mean in item["change"].items()}
+    return {part: mean["value"] for part, mean in item["change"][explained].items()}
 
 
 @pytest.mark.parametrize("explained", ["clean", "own"])
@@ -77,13 +77,15 @@ def test_every_number_equals_the_restatement(explained: str, value: str, tmp_pat
         often[order[:K1]] += 1
     assert predictions[0] != predictions[1], "the two readings must differ"
     data = finding.data
-    assert change(finding) == pytest.approx(
+    assert change(finding, explained=explained) == pytest.approx(
         {part: np.mean(rows[part]) for part in ("front", "tail", "remaining")}, rel=1e-9
     )
     audit = data["attacks"][0]
-    assert audit["change_picked_on_twin"]["front"]["value"] == pytest.approx(np.mean(rows["front twin"]), rel=1e-9)
-    assert audit["front_falls"]["hits"] == sum(item < 0 for item in rows["front"])
-    assert audit["tail_rises"]["hits"] == sum(item > 0 for item in rows["tail"])
+    assert audit["change_picked_on_twin"][explained]["front"]["value"] == pytest.approx(
+        np.mean(rows["front twin"]), rel=1e-9
+    )
+    assert audit["front_falls"][explained]["hits"] == sum(item < 0 for item in rows["front"])
+    assert audit["tail_rises"][explained]["hits"] == sum(item > 0 for item in rows["tail"])
     assert data["overlap"]["front"]["mean"]["value"] == pytest.approx(np.mean(rows["same"]))
     assert data["overlap"]["tail"]["mean"]["value"] == pytest.approx(np.mean(rows["same tail"]))
     assert (data["overlap"]["front"]["random"], data["overlap"]["tail"]["random"]) == (K1 / 12, K2 / 12)
@@ -119,7 +121,7 @@ def test_only_the_images_that_were_fooled(tmp_path: Path) -> None:
     assert (found.data["images"], found.data["attacks"][0]["fooled"]["n"]) == (2, N)
     for key, values in alone.data["by_neuron"].items():
         assert np.allclose(found.data["by_neuron"][key], values, rtol=1e-12)
-    assert found.data["attacks"][-1]["change"]["front"]["n"] == N, "the control keeps all"
+    assert found.data["attacks"][-1]["change"]["own"]["front"]["n"] == N, "the control keeps all"
     nobody = measured(analysis, subject_of(classifier, Given(x, x_adv, 5, np.zeros(N, bool)), data, tmp_path))
     assert "the attack succeeded on none" in nobody.declined
 
@@ -131,7 +133,7 @@ def test_the_batch_size_changes_nothing(batch_size: int) -> None:
     found = []
     for size in (5, batch_size):
         subject = subject_of(classifier, Given(x, x_adv, size))
-        found.append(torch.cat([analysis.influences(subject, head, pair).twin for pair in subject.pairs]))
+        found.append(torch.cat([analysis.influences(subject, head, pair, "own").twin for pair in subject.pairs]))
     assert torch.allclose(*found, rtol=1e-12, atol=1e-14)
 
 
@@ -166,7 +168,7 @@ def test_the_section_builds_from_stored_data_and_draws(tmp_path: Path) -> None:
     finding = NeuronInfluence().run(attacked(classifier, labelled(classifier, 24), tmp_path, epsilon=0.1))
     section = section_of(Finding.model_validate_json(finding.model_dump_json()))
     figures = [block for block in section.blocks if block.type == "figure"]
-    assert len(figures) == 3
+    assert len(figures) == 4
     for figure in figures:
         assert draw(figure).to_dict()["layer"]
         assert figure.reading.endswith(".")
