@@ -188,7 +188,7 @@ class NeuronInfluence(Analysis):
                     },
                     reading=f"Influence on the class predicted on the {about}. Every image sorts the neurons; both lines "
                     "follow that order and average over the images. Where the twins' line lies below at the left and above at "
-                    "the right, the attack took from the neurons that speak for the class and gave to those that speak against it.",
+                    "the right, the attack took from neurons that speak for the class and gave to those that speak against it.",
                 ),
                 self._overlap(data["overlap"]),
                 self._neurons(data),
