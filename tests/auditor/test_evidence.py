@@ -62,7 +62,7 @@ def test_every_number_by_loops(test: str) -> None:
 
 def test_a_ranking_that_knows_nothing_is_seldom_called_better() -> None:
     """Each set of neurons has an effect of its own, shared by all images: with many images the interval over the images alone
-    would call half of all useless rankings different."""
+    would call two in five useless rankings better."""
     rng = np.random.default_rng(1)
     called, by_interval, trials = 0, 0, 400
     for _ in range(trials):
