@@ -16,7 +16,7 @@ PICK = "pick"
 """Name of the selection parameter of a chart whose marks can be clicked."""
 
 KIND_COLOURS = {"conv": "#3b6fb6", "linear": "#b0492f", "norm": "#7f8c8d", "activation": "#2e8b57"}
-SERIES_COLOURS = ["#3b6fb6", "#d98032", "#2e8b57", "#8e5ea2", "#b0492f", "#5f6b6d"]
+SERIES_COLOURS = ["#3b6fb6", "#d98032", "#2e8b57", "#8e5ea2", "#b0492f", "#5f6b6d", "#c2a83e", "#d37295"]
 
 
 def draw(figure: Figure, *, width: int | None = None) -> AnyChart:
@@ -231,6 +231,91 @@ def corruption_grid(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(cells, numbers)
 
 
+def interval_dots(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """A value with its interval for each label, one colour per series; rows hold label, series, value, low, high, n.
+
+    Options: ``x`` titles the axis; ``format`` is that of the numbers. A line marks zero.
+    """
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    number = options.get("format", ".3g")
+    axis = alt.Axis(format=number) if "%" in number else alt.Axis()
+    base = alt.Chart(alt.Data(values=[row for row in rows if row["value"] is not None])).encode(
+        y=alt.Y("label:N", title=None, sort=list(dict.fromkeys(row["label"] for row in rows)), axis=alt.Axis(labelLimit=260)),
+        yOffset=alt.YOffset("series:N", sort=names),
+        color=alt.Color("series:N", title=None, sort=names, scale=alt.Scale(domain=names, range=SERIES_COLOURS[: len(names)])),
+    )  # fmt: skip
+    known = base.transform_filter("isValid(datum.low)")
+    bars = known.mark_rule(strokeWidth=2, opacity=0.6).encode(
+        x=alt.X("low:Q", title=options["x"], axis=axis), x2="high:Q"
+    )
+    points = base.mark_point(filled=True, size=60).encode(
+        x=alt.X("value:Q", title=options["x"], axis=axis),
+        tooltip=[
+            alt.Tooltip("label:N"), alt.Tooltip("series:N"), alt.Tooltip("value:Q", format=number),
+            alt.Tooltip("low:Q", format=number), alt.Tooltip("high:Q", format=number), alt.Tooltip("n:Q"),
+        ],
+    )  # fmt: skip
+    zero = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(strokeDash=[4, 4], color="#888").encode(x="zero:Q")
+    return alt.layer(zero, bars, points)
+
+
+def curves(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """A value against another, one line per series, with a band where there is an interval; rows hold x, series, value, and
+    low, high where known.
+
+    Options: ``x`` and ``y`` title the axes; ``format`` is that of the values.
+    """
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    number = options.get("format", ".3g")
+    axis = alt.Axis(format=number) if "%" in number else alt.Axis()
+    base = alt.Chart(alt.Data(values=[row for row in rows if row["value"] is not None])).encode(
+        x=alt.X("x:Q", title=options["x"], axis=alt.Axis(tickMinStep=1), scale=alt.Scale(zero=False, nice=False)),
+        color=alt.Color(
+            "series:N", title=None, sort=names, scale=alt.Scale(domain=names, range=SERIES_COLOURS[: len(names)]),
+            legend=alt.Legend(symbolOpacity=1, labelLimit=260),
+        ),
+    )  # fmt: skip
+    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.15)
+    line = base.mark_line(point=len(rows) <= 100)
+    return alt.layer(
+        band.encode(y=alt.Y("low:Q", title=options["y"], axis=axis), y2="high:Q"),
+        line.encode(
+            y=alt.Y("value:Q", title=options["y"], axis=axis),
+            tooltip=[
+                alt.Tooltip("series:N"),
+                alt.Tooltip("x:Q", title=options["x"]),
+                alt.Tooltip("value:Q", title=options["y"], format=number),
+            ],
+        ),
+    )
+
+
+def matrix(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """A value for each row and column of a square; rows hold row, column, value. Both keep their order.
+
+    Options: ``value`` names the number; ``domain`` is the range of the colours; ``format`` is that of the numbers.
+    """
+    number: str = options.get("format", ".2f")
+    low, high = options["domain"]
+    names = list(dict.fromkeys(row["row"] for row in rows))
+    base = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X("column:N", title=None, sort=names, axis=alt.Axis(labelAngle=-40, labelLimit=200)),
+        y=alt.Y("row:N", title=None, sort=names, axis=alt.Axis(labelLimit=200)),
+    )
+    colours = (
+        alt.Scale(domain=[low, high], scheme="redblue") if low < 0 else alt.Scale(domain=[low, high], scheme="blues")
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color("value:Q", title=options["value"], scale=colours),
+        tooltip=[alt.Tooltip("row:N"), alt.Tooltip("column:N"), alt.Tooltip("value:Q", title=options["value"], format=number)],
+    )  # fmt: skip
+    strong = f"abs(datum.value) > {0.6 * high}"
+    numbers = base.mark_text().encode(
+        text=alt.Text("value:Q", format=number), color=alt.condition(strong, alt.value("white"), alt.value("black"))
+    )
+    return alt.layer(cells, numbers) if len(names) <= 15 else alt.layer(cells)
+
+
 def _whole_numbers(last: int) -> alt.Axis:
     """Ticks at whole numbers from 1 on, at most about twenty of them."""
     return alt.Axis(values=list(range(1, last + 1, max(1, -(-last // 20)))), format="d")
@@ -253,5 +338,8 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         histogram,
         accuracy_curve,
         corruption_grid,
+        interval_dots,
+        curves,
+        matrix,
     )
 }
