@@ -6,13 +6,13 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.analysis import Analysis, Finding, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
+from auditor.pairs import successes
 from auditor.ranks import random_spearman, spearman
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
 from auditor.sensitivity import LayerSensitivity, SensitivityMeter, ZeroRule
@@ -45,7 +45,7 @@ class NeuronSensitivity(Analysis):
         seen = 0
         for pair in subject.pairs:
             seen += len(pair.sample)
-            pair = _successes(pair) if self.only_success else pair
+            pair = successes(pair) if self.only_success else pair
             if len(pair.sample):
                 meter.add(pair.x, pair.x_adv)
             subject.on_progress(seen / len(subject.pairs), self.title)
@@ -252,11 +252,6 @@ def _neuron(layer: LayerSensitivity, row: dict[str, Any]) -> Measures:
             ),
         )
     )
-
-
-def _successes(pair: Pair) -> Pair:
-    keep = torch.from_numpy(np.flatnonzero(pair.fooled)).to(pair.x.device)
-    return Pair(pair.sample[pair.fooled], pair.x[keep], pair.x_adv[keep], pair.labels[keep], pair.fooled[pair.fooled])
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
