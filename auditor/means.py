@@ -47,6 +47,18 @@ class Mean(BaseModel):
         reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
         return cls(value=share, low=max(0.0, centre - reach), high=min(1.0, centre + reach), n=n)
 
+    @classmethod
+    def of_differences(cls, values: NDArray[np.float64]) -> Mean:
+        """Of numbers in [-1, 1] such as differences of two yes/no answers on the same samples, with the interval of Agresti and
+        Min 2005: as if two more samples had been seen, half of one at each of 1 and -1, so that it is never empty."""
+        n = len(values)
+        if n == 0:
+            return cls(value=None, low=None, high=None, n=0)
+        total, z = n + 2, float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+        centre = float(values.sum()) / total
+        reach = z * math.sqrt((float((values**2).sum()) + 1) / total - centre**2) / math.sqrt(total)
+        return cls(value=float(values.mean()), low=max(-1.0, centre - reach), high=min(1.0, centre + reach), n=n)
+
     def __str__(self) -> str:
         if self.value is None:
             return "– (n = 0)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,6 +61,33 @@ def compare(classifier: Classifier, x: Tensor, x_adv: Tensor, see: Callable[[Cha
 
     with torch.no_grad(), watch(classifier.network, halves):
         classifier(torch.cat([x, x_adv]).to(classifier.dtype))
+
+
+class ImageRatios(NamedTuple):
+    """Terms of eq. 11 for each image of a batch, float64 (B,): averaged over some neurons of a layer, and over all of them."""
+
+    name: str
+    kind: LayerKind
+    chosen: NDArray[np.float64]
+    every: NDArray[np.float64]
+
+
+def image_ratios(
+    classifier: Classifier, x: Tensor, x_adv: Tensor, neurons: Mapping[str, NDArray[np.int64]]
+) -> list[ImageRatios]:
+    """Every layer in the order of execution, a clean output of zero counting as ratio 1. ``neurons``: by the layer's name.
+
+    Averaged over images, this is the mean of eq. 11 over the neurons; image by image it has an interval.
+    """
+    found: list[ImageRatios] = []
+
+    def see(change: Change) -> None:
+        ratio = change.ratio("one").cpu().numpy()
+        chosen = ratio[:, neurons[change.name]]
+        found.append(ImageRatios(change.name, change.kind, chosen.mean(1), ratio.mean(1)))
+
+    compare(classifier, x, x_adv, see)
+    return found
 
 
 class LayerSensitivity(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from auditor.means import Mean
-from auditor.metrics import Rate
+from auditor.metrics import Rate, paired_difference
 
 
 def test_students_interval_is_that_of_scipy() -> None:
@@ -44,3 +44,15 @@ def test_averages_of_several_tries_are_on_the_safe_side() -> None:
         mean = Mean.of_shares(generator.binomial(3, chances) / 3)
         inside += mean.low <= 0.4 <= mean.high
     assert inside / 400 >= 0.95
+
+
+def test_differences_of_yes_and_no_have_the_interval_of_agresti_and_min() -> None:
+    generator = np.random.default_rng(2)
+    for _ in range(5):
+        a, b = generator.random((2, 30)) < 0.6
+        expected, mean = paired_difference(a, b), Mean.of_differences(b.astype(float) - a)
+        assert (mean.value, mean.low, mean.high) == pytest.approx((expected.value, expected.low, expected.high))
+    same = Mean.of_differences(np.zeros(50))
+    assert (same.value, same.n) == (0, 50)
+    assert -0.05 < same.low < 0 < same.high < 0.05
+    assert Mean.of_differences(np.array([])).value is None

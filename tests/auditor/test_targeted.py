@@ -54,9 +54,7 @@ def test_only_the_successes_come_back_and_no_file_stays(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_samples_of_the_target_class_are_not_tried(
-    classifier: Classifier, data: ImageDataset, tmp_path: Path
-) -> None:
+def test_samples_of_the_target_class_are_not_tried(classifier: Classifier, data: ImageDataset, tmp_path: Path) -> None:
     subject = attacked(classifier, data, tmp_path)
     for target in range(5):
         everyone = aimed_at(subject, target, 1000)
@@ -79,4 +77,8 @@ def test_a_norm_without_pgd_is_declined(classifier: Classifier, data: ImageDatas
     subject = replace(attacked(classifier, data, tmp_path), threat=ThreatModel(norm=Norm.L0, epsilon=3))
     with pytest.raises(EvaluationError, match="PGD, which does not work in L0"):
         papers_pgd(subject, 10)
-    assert papers_pgd(attacked(classifier, data, tmp_path), 16).describe().startswith("pgd:budget=fixed,steps=16,step_size=0.25")
+    assert (
+        papers_pgd(attacked(classifier, data, tmp_path), 16)
+        .describe()
+        .startswith("pgd:budget=fixed,steps=16,step_size=0.25")
+    )
