@@ -48,11 +48,13 @@ def compare(classifier: Classifier, x: Tensor, x_adv: Tensor, see: Callable[[Cha
     """Hand every layer's change to ``see``, in the order of execution. ``x``, ``x_adv``: (B, C, H, W).
 
     Both go through side by side, so that no feature map outlives its hook. Raises EvaluationError for a layer that mixes
-    images.
+    images, and where there is no layer.
     """
-    half = len(x)
+    half, seen = len(x), 0
 
     def halves(name: str, kind: LayerKind, type_name: str, output: Tensor) -> None:
+        nonlocal seen
+        seen += 1
         if output.shape[0] != 2 * half:
             raise EvaluationError(f"Layer {name} does not keep one row per image; its neurons cannot be told apart.")
         maps = output.flatten(2) if output.dim() > 2 else output.unsqueeze(2)
@@ -61,30 +63,36 @@ def compare(classifier: Classifier, x: Tensor, x_adv: Tensor, see: Callable[[Cha
 
     with torch.no_grad(), watch(classifier.network, halves):
         classifier(torch.cat([x, x_adv]).to(classifier.dtype))
+    if not seen:
+        raise EvaluationError("The network has no convolution, linear, normalisation or activation layer to look at.")
 
 
-class ImageRatios(NamedTuple):
-    """Terms of eq. 11 for each image of a batch, float64 (B,): averaged over some neurons of a layer, and over all of them."""
+class ImageMeans(NamedTuple):
+    """One layer on a batch, image by image, float64 (B,): the terms of eq. 1 and eq. 11 averaged over some of its neurons, and
+    over all of them (``_all``)."""
 
     name: str
     kind: LayerKind
-    chosen: NDArray[np.float64]
-    every: NDArray[np.float64]
+    sensitivity: NDArray[np.float64]
+    sensitivity_all: NDArray[np.float64]
+    ratio: NDArray[np.float64]
+    ratio_all: NDArray[np.float64]
 
 
-def image_ratios(
+def image_means(
     classifier: Classifier, x: Tensor, x_adv: Tensor, neurons: Mapping[str, NDArray[np.int64]]
-) -> list[ImageRatios]:
+) -> list[ImageMeans]:
     """Every layer in the order of execution, a clean output of zero counting as ratio 1. ``neurons``: by the layer's name.
 
-    Averaged over images, this is the mean of eq. 11 over the neurons; image by image it has an interval.
+    Averaged over images, these are the means of eq. 1 and eq. 11 over the neurons; image by image they have an interval.
     """
-    found: list[ImageRatios] = []
+    found: list[ImageMeans] = []
 
     def see(change: Change) -> None:
-        ratio = change.ratio("one").cpu().numpy()
-        chosen = ratio[:, neurons[change.name]]
-        found.append(ImageRatios(change.name, change.kind, chosen.mean(1), ratio.mean(1)))
+        chosen = neurons[change.name]
+        moved, ratio = (change.difference / change.positions).cpu().numpy(), change.ratio("one").cpu().numpy()
+        means = moved[:, chosen].mean(1), moved.mean(1), ratio[:, chosen].mean(1), ratio.mean(1)
+        found.append(ImageMeans(change.name, change.kind, *means))
 
     compare(classifier, x, x_adv, see)
     return found

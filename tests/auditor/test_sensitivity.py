@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from auditor.classifier import Classifier
 from auditor.errors import EvaluationError
-from auditor.sensitivity import Change, SensitivityMeter, compare
-from tests.nets import SHAPE, small_classifier
+from auditor.sensitivity import Change, SensitivityMeter, compare, image_means
+from tests.nets import SHAPE, Linear, small_classifier
 
 
 class Shuffled(nn.Module):
@@ -64,6 +64,29 @@ def test_the_rules_for_zeros() -> None:
 def test_a_layer_that_mixes_images_is_declined() -> None:
     with pytest.raises(EvaluationError, match="does not keep one row per image"):
         changes(Classifier(Shuffled(), input_shape=SHAPE, num_classes=2), torch.rand(2, *SHAPE), torch.rand(2, *SHAPE))
+
+
+def test_a_network_without_layers_is_declined() -> None:
+    network = Linear(torch.ones(SHAPE), 0.0)
+    with pytest.raises(EvaluationError, match="no convolution, linear"):
+        changes(Classifier(network, input_shape=SHAPE, num_classes=2), torch.rand(2, *SHAPE), torch.rand(2, *SHAPE))
+
+
+def test_means_image_by_image_average_to_those_of_neurons() -> None:
+    """Mean over images of the mean over neurons, and the other way round (eq. 1, 11)."""
+    classifier = small_classifier().double()
+    x, x_adv = torch.rand(2, 7, *SHAPE, dtype=torch.float64)
+    meter = SensitivityMeter(classifier)
+    meter.add(x, x_adv)
+    chosen = {layer.name: layer.top(0.3) for layer in meter.layers()}
+    for layer, found in zip(meter.layers(), image_means(classifier, x, x_adv, chosen), strict=True):
+        assert (found.name, found.kind) == (layer.name, layer.kind)
+        top = chosen[layer.name]
+        assert found.ratio.mean() == pytest.approx(layer.ratio[top].mean(), rel=1e-12)
+        assert found.ratio_all.mean() == pytest.approx(layer.ratio.mean(), rel=1e-12)
+        assert found.sensitivity.mean() == pytest.approx(layer.sensitivity[top].mean(), rel=1e-12)
+        assert found.sensitivity_all.mean() == pytest.approx(layer.sensitivity.mean(), rel=1e-12)
+        assert {len(values) for values in found[2:]} == {7}
 
 
 def test_what_is_not_a_number_stays_visible() -> None:
