@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,6 @@ from auditor.metrics import CONFIDENCE
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-Substitution = Literal[1, 2]
-"""What replacing an element costs. 1: eq. 7 to the letter; the similarity of two sequences of equal length is then at least
-0.5. 2: a deletion and an insertion; the similarity then spans [0, 1], and it is the only one that fits the paper's numbers."""
 
 DRAWS = 1000
 """Random rankings behind a simulated expectation."""
@@ -87,7 +83,11 @@ def levenshtein(a: Ints, b: Ints, substitution: int = 1) -> Ints:
 
 
 def levenshtein_similarity(a: Ints, b: Ints, substitution: int = 2) -> Floats:
-    """1 - distance / (|a| + |b|) (eq. 8); shapes as in ``levenshtein``."""
+    """1 - distance / (|a| + |b|) (eq. 8); shapes as in ``levenshtein``.
+
+    With substitution at 1, eq. 7 to the letter, two sequences of equal length are never less similar than 0.5. At 2, a deletion
+    and an insertion, the similarity is 2 LCS / (|a| + |b|) and spans [0, 1]: only this one fits the numbers of the paper.
+    """
     return 1 - levenshtein(a, b, substitution) / (np.shape(a)[-1] + np.shape(b)[-1])
 
 

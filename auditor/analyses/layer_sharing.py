@@ -16,7 +16,6 @@ from auditor.means import Mean
 from auditor.neurons import LayerKind
 from auditor.randomness import derive_seed
 from auditor.ranks import (
-    Substitution,
     average_pair_similarity,
     descending,
     levenshtein_similarity,
@@ -65,8 +64,10 @@ class LayerSharing(Analysis):
     )
     images: int = Field(100, ge=1, le=100_000, description="Most images driven to each target class.")
     steps: int = Field(10, ge=1, le=1000, description="Steps of targeted PGD, each of length epsilon / sqrt(steps).")
-    substitution: Substitution = Field(
+    substitution: int = Field(
         2,
+        ge=1,
+        le=2,
         description="Cost of a substitution. 1: eq. 7 to the letter, similarity at least 0.5. 2: similarity from 0 to 1.",
     )
     fewest: int = Field(10, ge=2, le=10_000, description="A class with fewer successes is left out.")

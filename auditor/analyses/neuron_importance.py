@@ -17,7 +17,6 @@ from auditor.head import Head, head_of, penultimate
 from auditor.means import Mean
 from auditor.randomness import derive_seed
 from auditor.ranks import (
-    Substitution,
     descending,
     levenshtein_similarity,
     random_similarity,
@@ -69,8 +68,10 @@ class NeuronImportance(Analysis):
     ranking: Literal["mean", "borda"] = Field(
         "mean", description="Full order of the features: by mean importance, or by weighted votes for all of them."
     )
-    substitution: Substitution = Field(
+    substitution: int = Field(
         2,
+        ge=1,
+        le=2,
         description="Cost of a substitution. 1: eq. 7 to the letter, similarity at least 0.5. 2: similarity from 0 to 1.",
     )
     fewest: int = Field(

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from auditor import audit
+from auditor.analysis import ANALYSES, measured, section_of
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import Classifier
 from auditor.comparison import compare
@@ -17,10 +18,11 @@ from auditor.dataset import ImageDataset
 from auditor.errors import MismatchError
 from auditor.metrics import paired_difference
 from auditor.report import html
-from auditor.report.blocks import Figure, Measure, show_interval, show_measure, show_value
+from auditor.report.blocks import Figure, Measure, Section, show_interval, show_measure, show_value
 from auditor.report.charts import CHARTS, draw
 from auditor.report.section import document
 from auditor.result import AuditResult
+from tests.auditor.analyses.given import attacked
 from tests.nets import SHAPE, Linear, labelled, small_classifier
 
 SPEC = {
@@ -162,9 +164,17 @@ def test_a_report_that_grows_too_large_leaves_its_details_out_and_says_so(
     assert "left out here" in smaller
 
 
+@pytest.fixture(scope="module")
+def sections_of_every_analysis(tmp_path_factory: pytest.TempPathFactory) -> list[Section]:
+    """Also of those that no audit runs unless told so, on a small network."""
+    classifier = small_classifier()
+    subject = attacked(classifier, labelled(classifier, n=16), tmp_path_factory.mktemp("pairs"), epsilon=0.2)
+    return [section_of(measured(member(kind=member.kind_name()), subject)) for member in ANALYSES]
+
+
 @pytest.mark.parametrize("name", CHARTS)
-def test_every_chart_draws_its_rows(result: AuditResult, name: str) -> None:
-    sections = [*document(result), *compare(result, result)]
+def test_every_chart_draws_its_rows(result: AuditResult, sections_of_every_analysis: list[Section], name: str) -> None:
+    sections = [*document(result), *compare(result, result), *sections_of_every_analysis]
     figures = [
         block for section in sections for block in section.blocks if isinstance(block, Figure) and block.chart == name
     ]
@@ -187,6 +197,8 @@ def test_numbers_are_shown_as_people_read_them() -> None:
     assert show_measure(Measure(title="", value=1234567.0)) == "1 234 567"
     interval = Measure(title="", value=0.5, low=0.401, high=0.599, n=100, unit="%")
     assert show_interval(interval) == "95 % interval 40.1 to 59.9 %, n = 100"
+    correlation = Measure(title="", value=0.4281, low=0.3514, high=0.5048, n=10)
+    assert show_interval(correlation) == "95 % interval 0.351 to 0.505, n = 10"
     assert [show_value(item) for item in (None, True, 12345, 0.00001234, "x")] == [
         "–",
         "yes",
