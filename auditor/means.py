@@ -38,7 +38,8 @@ class Mean(BaseModel):
     @classmethod
     def of_shares(cls, values: NDArray[np.float64]) -> Mean:
         """Of numbers in [0, 1], with Wilson's interval: for yes and no it is that of a rate, for averages of several tries it
-        is on the safe side, since no distribution on [0, 1] with this mean varies more than yes and no do."""
+        is on the safe side, since no distribution on [0, 1] with this mean varies more than yes and no do. NaN: missing."""
+        values = values[~np.isnan(values)]
         n = len(values)
         if n == 0:
             return cls(value=None, low=None, high=None, n=0)

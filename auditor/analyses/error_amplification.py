@@ -188,16 +188,17 @@ def _measure(row: dict[str, Any], key: Literal["adversarial", "noise"]) -> Measu
 
 
 def _doubts(rows: list[dict[str, Any]]) -> tuple[Flag, ...]:
-    """The last layer before the logits' own is where an attack must show."""
-    last = [row for row in rows if row["kind"] != "linear"][-1:]
-    if not last or last[0]["difference"]["low"] is None or last[0]["difference"]["low"] > 0:
+    """At the end of the network an attack must show: at its last convolution or normalisation, as the ratios of activations and
+    logits, which may be nearly zero, vary wildly."""
+    last = ([row for row in rows if row["kind"] in ("conv", "norm")] or rows)[-1]
+    if last["difference"]["low"] is None or last["difference"]["low"] > 0:
         return ()
     return (
         Flag(
             name="noise is amplified as much",
             severity="info",
             message="At the end of the network the attack moves the features no more than noise of the same size does.",
-            evidence=f"Layer {last[0]['name']}: attack minus noise {Mean.model_validate(last[0]['difference'])}.",
+            evidence=f"Layer {last['name']}: attack minus noise {Mean.model_validate(last['difference'])}.",
             remedy="The attack may not work: compare its success with that of random noise.",
         ),
     )

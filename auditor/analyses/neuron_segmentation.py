@@ -88,7 +88,7 @@ class NeuronSegmentation(Analysis):
                 "neuron": neuron,
                 "sensitivity": float(layer.sensitivity[neuron]),
                 "threshold": float(thresholds[place]),
-                "overlap": Mean.of(overlap[:, place]).model_dump(),
+                "overlap": Mean.of_shares(overlap[:, place]).model_dump(),
                 "pictures": pictures.get(place, []),
             }
             for place, (group, neuron) in enumerate(placed)
@@ -283,7 +283,7 @@ def _together(overlap: NDArray[np.float64], rows: list[dict[str, Any]], group: s
     """The mean over a group's neurons of each image, then over images."""
     part = overlap[:, [row["group"] == group for row in rows]]
     counts = (~np.isnan(part)).sum(1)
-    return Mean.of(np.where(counts > 0, np.nansum(part, axis=1) / np.maximum(counts, 1), np.nan))
+    return Mean.of_shares(np.where(counts > 0, np.nansum(part, axis=1) / np.maximum(counts, 1), np.nan))
 
 
 def _doubts(together: dict[str, Mean]) -> tuple[Flag, ...]:

@@ -28,6 +28,8 @@ from auditor.series import Multiples, Names
 from auditor.targeted import papers_pgd
 from auditor.threat import ThreatModel, show_epsilon
 
+KINDS = {"conv": "convolutions", "norm": "normalisations", "activation": "activations", "linear": "linear layers"}
+
 SHOWN = 8
 """Layers shown where none are named: the last four convolutions and their activations, as in the paper's Table II."""
 
@@ -152,6 +154,7 @@ class SensitivityByEpsilon(Analysis):
         data = finding.data
         shown = self._shown(data["layers"])
         epsilons = data["epsilons"]
+        kinds = list(dict.fromkeys(row["kind"] for row in shown))
         rising = sum(_rises(row) for row in data["layers"])
         percent = f"{100 * self.top:g} %"
         return Section(
@@ -164,22 +167,25 @@ class SensitivityByEpsilon(Analysis):
                     f"on the audit's own pairs: {data['pairs']}. In {rising} of {len(data['layers'])} layers the mean ratio "
                     "over all neurons rises at every step of epsilon."
                 ),
-                Figure(
-                    chart="interval_lines",
-                    title="Sensitivity ratio against epsilon",
-                    rows=tuple(
-                        {"x": epsilon, "label": f"{row['name']}, ε = {show_epsilon(epsilon)}", "series": row["name"]}
-                        | point["ratio"]
-                        for row in shown
-                        for epsilon, point in zip(epsilons, row["points"], strict=True)
-                    ),
-                    options={"x": "epsilon (largest perturbation)", "y": "|Δ output| / |output|"},
-                    reading=f"Change relative to the clean output, averaged over the most sensitive {percent} of each layer. A "
-                    "straight line through zero: the layer passes on what comes in. A line that bends down: it saturates. Bars "
-                    "are 95 % intervals over images. A clean output of zero counts as ratio 1.",
-                ),
+                *(self._figure([row for row in shown if row["kind"] == kind], KINDS[kind], epsilons) for kind in kinds),
                 *(self._table(key, title.format(percent), shown, epsilons) for key, title in MEASURES.items()),
             ),
+        )
+
+    def _figure(self, rows: list[dict[str, Any]], kind: str, epsilons: list[float]) -> Figure:
+        return Figure(
+            chart="interval_lines",
+            title=f"Sensitivity ratio against epsilon: {kind}",
+            rows=tuple(
+                {"x": epsilon, "label": f"{row['name']}, ε = {show_epsilon(epsilon)}", "series": row["name"]}
+                | point["ratio"]
+                for row in rows
+                for epsilon, point in zip(epsilons, row["points"], strict=True)
+            ),
+            options={"x": "epsilon (largest perturbation)", "y": "|Δ output| / |output|"},
+            reading=f"Change relative to the clean output, over the most sensitive {100 * self.top:g} % of each layer. A "
+            "straight line through zero: the layer passes on what comes in. A line that bends down: it saturates. Bars are "
+            "95 % intervals over images. A clean output of zero counts as ratio 1.",
         )
 
     def _shown(self, layers: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -174,7 +174,9 @@ def interval_lines(rows: Rows, options: dict[str, Any]) -> AnyChart:
             "series:N",
             title=None,
             sort=names,
-            scale=alt.Scale(domain=names, range=[SERIES_COLOURS[i % len(SERIES_COLOURS)] for i in range(len(names))]),
+            scale=alt.Scale(domain=names, range=SERIES_COLOURS[: len(names)])
+            if len(names) <= len(SERIES_COLOURS)
+            else alt.Scale(domain=names, scheme="tableau20"),
             legend=alt.Legend(labelLimit=320, orient="bottom", columns=2),
         ),
     )

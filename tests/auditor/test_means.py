@@ -32,7 +32,7 @@ def test_too_few_numbers_have_no_interval() -> None:
 def test_shares_of_yes_and_no_have_the_interval_of_a_rate() -> None:
     for hits in (0, 3, 10):
         answers = np.arange(10) < hits
-        rate, mean = Rate.of(answers), Mean.of_shares(answers.astype(float))
+        rate, mean = Rate.of(answers), Mean.of_shares(np.append(answers, np.nan))
         assert (mean.value, mean.low, mean.high) == pytest.approx((rate.value, rate.low, rate.high), abs=1e-12)
 
 

@@ -59,11 +59,13 @@ def test_neurons_thresholds_and_overlaps_equal_the_restatement(subject: Subject)
             before = {(h, w) for h in range(6) for w in range(6) if clean[i, m, h, w] > row["threshold"]}
             after = {(h, w) for h in range(6) for w in range(6) if moved[i, m, h, w] > row["threshold"]}
             values.append(len(before & after) / len(before | after) if before | after else np.nan)
-        assert row["overlap"] == pytest.approx(Mean.of(np.array(values)).model_dump(), rel=1e-9)
+        assert row["overlap"] == pytest.approx(Mean.of_shares(np.array(values)).model_dump(), rel=1e-9)
         by_image.setdefault(row["group"], []).append(values)
     for group, values in by_image.items():
         together = [np.mean([v for v in column if not np.isnan(v)] or [np.nan]) for column in zip(*values, strict=True)]
-        assert finding.data["overlap"][group] == pytest.approx(Mean.of(np.array(together)).model_dump(), rel=1e-9)
+        assert finding.data["overlap"][group] == pytest.approx(
+            Mean.of_shares(np.array(together)).model_dump(), rel=1e-9
+        )
 
 
 def test_the_pictures_are_the_images_that_excite_the_neuron_most(subject: Subject) -> None:
