@@ -122,7 +122,7 @@ def average_pair_similarity(sequences: Ints, substitution: int = 2) -> Mean:
     without = (similarity.sum() - 2 * similarity.sum(0)) / ((count - 1) * (count - 2))
     error = math.sqrt((count - 1) / count * float(((without - without.mean()) ** 2).sum()))
     reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    return Mean(value=value, low=value - reach, high=value + reach, n=count)
+    return Mean(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach), n=count)
 
 
 def total_jaccard(sequences: Ints) -> float:

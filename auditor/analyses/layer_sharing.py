@@ -144,7 +144,7 @@ class LayerSharing(Analysis):
                     "count": count,
                     "similarity": similarity.model_dump(),
                     "random_similarity": chance.mean,
-                    "halves": Mean.of(levenshtein_similarity(first, second, self.substitution)).model_dump(),
+                    "halves": Mean.of_shares(levenshtein_similarity(first, second, self.substitution)).model_dump(),
                     "jaccard": total_jaccard(sequences),
                     "random_jaccard": random_jaccard(neurons, count, len(classes)),
                     "silent": bool(

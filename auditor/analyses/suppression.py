@@ -204,6 +204,8 @@ class Suppression(Analysis):
         attacked = tuple(
             _row(point, f", {IMAGES[point['images']]}") for point in data["points"] if point["images"] != "clean"
         )
+        order = list(IMAGES)
+        differences = sorted(data["differences"], key=lambda row: (order.index(row["images"]), -row["beta"]))
         reading = (
             "Model A suppresses the most sensitive neurons, model B as many of the others "
             f"(average of {self.draws} random choices). Beta 1 is the unchanged model. Bars are 95 % intervals over images. "
@@ -244,7 +246,7 @@ class Suppression(Analysis):
                         Column(key="high", title="To", format="+.1%"),
                         Column(key="n", title="Images"),
                     ),
-                    rows=tuple(row | {"images": IMAGES[row["images"]]} for row in data["differences"]),
+                    rows=tuple(row | {"images": IMAGES[row["images"]]} for row in differences),
                     caption="Difference of the accuracies on the same images, with its 95 % interval; below 0, A is worse.",
                 ),
             ),
