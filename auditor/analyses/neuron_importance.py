@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.analysis import Analysis, Finding, Subject
 from auditor.attack import Attack
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.head import Head, head_of, penultimate
+from auditor.head import Head, head_of
+from auditor.importance import Importance, importance_of
 from auditor.means import Mean
 from auditor.randomness import derive_seed
 from auditor.ranks import (
@@ -22,7 +23,6 @@ from auditor.ranks import (
     random_similarity,
     random_spearman,
     spearman,
-    weighted_votes,
 )
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
 from auditor.targeted import aimed_at, papers_pgd, successful_twins, target_classes
@@ -31,20 +31,6 @@ Floats = NDArray[np.float64]
 
 TIED_SHARE = 0.1
 """More tied neurons than this, and the formula for Spearman's correlation, which knows no ties, is doubtful."""
-
-
-class Importance(NamedTuple):
-    """What the successful twins of one target class say of each of M features, float64 (M,).
-
-    ``phi``: mean importance (eq. 3). ``votes``: weighted votes of the k most important on each image (eq. 4, 5).
-    ``borda``: the same with k = M. ``sigma``: sensitivity (eq. 1).
-    """
-
-    images: int
-    phi: Floats
-    votes: Floats
-    borda: Floats
-    sigma: Floats
 
 
 class NeuronImportance(Analysis):
@@ -112,47 +98,21 @@ class NeuronImportance(Analysis):
         }
         return Finding(kind=self.kind, settings=self.settings(), data=data, flags=self._doubts(data))
 
-    def measure(
-        self,
-        subject: Subject,
-        head: Head,
-        attack: Attack,
-        target: int,
-        ids: NDArray[np.int64],
-        begin: float = 0.0,
-        share: float = 1.0,
-    ) -> Importance:
-        """Importance and sensitivity of every feature on the twins of these samples that reach the target.
-
-        ``begin``, ``share``: the part of the whole analysis that this is, for who watches.
-        """
-        neurons = head.layer.in_features
+    def _class(
+        self, subject: Subject, head: Head, attack: Attack, target: int, k: int, begin: float, share: float
+    ) -> tuple[dict[str, Any], Importance]:
+        """One target class; ``begin`` and ``share`` say which part of the whole analysis it is, for who watches."""
+        ids = aimed_at(subject, target, self.images)
         name = subject.classifier.class_name(target)
-        phi, votes, borda, sigma = np.zeros((4, neurons))
-        images = 0
-        weight = head.weight[target].detach().double()
 
         def hear(done: float, what: str) -> None:
             subject.on_progress(begin + share * done, f"{what}, to {name}")
 
-        for pair in successful_twins(subject, attack, target, ids, on_progress=hear):
-            clean, moved = _features(subject, head, pair)
-            parts = moved * weight.cpu().numpy()
-            phi += parts.sum(0)
-            votes += weighted_votes(parts, min(self.k, neurons))
-            borda += weighted_votes(parts, neurons)
-            sigma += np.abs(moved - clean).sum(0)
-            images += len(pair.sample)
-        return Importance(images, phi / max(images, 1), votes, borda, sigma / max(images, 1))
-
-    def _class(
-        self, subject: Subject, head: Head, attack: Attack, target: int, k: int, begin: float, share: float
-    ) -> tuple[dict[str, Any], Importance]:
-        ids = aimed_at(subject, target, self.images)
-        found = self.measure(subject, head, attack, target, ids, begin, share)
+        twins = successful_twins(subject, attack, target, ids, on_progress=hear)
+        found = importance_of(subject.classifier, head, target, twins, k)
         row: dict[str, Any] = {
             "class": target,
-            "name": subject.classifier.class_name(target),
+            "name": name,
             "tried": len(ids),
             "images": found.images,
             "spearman": None,
@@ -260,15 +220,6 @@ class NeuronImportance(Analysis):
                 )
             )
         return tuple(flags)
-
-
-def _features(subject: Subject, head: Head, pair: Pair) -> tuple[Floats, Floats]:
-    """Features of the clean images and of their twins, float64 (B, M)."""
-    both = []
-    for images in (pair.x, pair.x_adv):
-        features, _ = penultimate(subject.classifier, head, images.to(subject.classifier.dtype))
-        both.append(features.detach().double().cpu().numpy())
-    return both[0], both[1]
 
 
 def _tied(values: Floats) -> float:

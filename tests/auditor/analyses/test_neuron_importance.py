@@ -18,9 +18,10 @@ from auditor.classifier import Classifier
 from auditor.criterion import TargetedMisclassification
 from auditor.dataset import ImageDataset
 from auditor.head import head_of
+from auditor.importance import Importance, importance_of
 from auditor.pairs import make_twins
 from auditor.report.charts import draw
-from auditor.targeted import aimed_at, papers_pgd
+from auditor.targeted import aimed_at, papers_pgd, successful_twins
 from tests.auditor.analyses.given import attacked
 from tests.nets import SHAPE, labelled, random_images, small_classifier
 
@@ -53,13 +54,17 @@ def features_of_twins(subject: Subject, target: int, most: int) -> tuple[np.ndar
     return np.array(clean), np.array(moved)
 
 
+def measured_alone(subject: Subject, target: int) -> Importance:
+    """One class, up to 15 images, 6 important features."""
+    twins = successful_twins(subject, papers_pgd(subject, 10), target, aimed_at(subject, target, 15))
+    return importance_of(subject.classifier, head_of(subject.classifier), target, twins, 6)
+
+
 def test_every_class_equals_the_restatement(subject: Subject) -> None:
-    analysis = NeuronImportance(images=15, k=6)
     head = head_of(subject.classifier)
     seen = 0
     for target in range(5):
-        ids = aimed_at(subject, target, 15)
-        found = analysis.measure(subject, head, papers_pgd(subject, 10), target, ids)
+        found = measured_alone(subject, target)
         clean, moved = features_of_twins(subject, target, 15)
         assert found.images == len(clean)
         if not len(clean):
@@ -86,12 +91,9 @@ def test_every_class_equals_the_restatement(subject: Subject) -> None:
 def test_the_finding_holds_the_measures_of_each_class_and_their_mean(subject: Subject) -> None:
     analysis = NeuronImportance(images=15, k=6, fewest=2)
     finding = analysis.run(subject)
-    head = head_of(subject.classifier)
     values = []
     for row in finding.data["classes"]:
-        found = analysis.measure(
-            subject, head, papers_pgd(subject, 10), row["class"], aimed_at(subject, row["class"], 15)
-        )
+        found = measured_alone(subject, row["class"])
         assert row["images"] == found.images
         if found.images >= 2:
             values.append(row["spearman"])
