@@ -213,9 +213,9 @@ class NeuronImportance(Analysis):
         if correlation.low is not None and correlation.low <= 0:
             flags.append(
                 Flag(
-                    name="sensitivity unrelated to importance",
+                    name="sensitivity not shown to follow importance",
                     severity="info",
-                    message="Sensitive features are not the ones that carry the target class, as far as this can tell.",
+                    message="The sensitive features were not shown to be the ones that carry the target class.",
                     evidence=f"Mean rank correlation over classes: {correlation}.",
                 )
             )

@@ -257,9 +257,9 @@ class Suppression(Analysis):
             return ()
         return (
             Flag(
-                name="sensitive neurons matter no more than others",
+                name="sensitive neurons not shown to matter more",
                 severity="info",
-                message="Suppressing the most sensitive neurons costs no more clean accuracy than suppressing others.",
+                message="Suppressing the most sensitive neurons was not shown to cost more clean accuracy than suppressing others.",
                 evidence=f"Accuracy of model A minus model B at beta {min(self.betas):g}: {difference}.",
                 remedy="Smaller factors, a larger share, or more images may tell the two apart.",
             ),

@@ -92,7 +92,7 @@ def test_a_linear_network_amplifies_nothing_and_noise_as_much() -> None:
     values = [row["adversarial"]["value"] for row in finding.data["layers"][:3]]
     change, norm = (x_adv - x).abs().sum((2, 3)), x.abs().sum((2, 3))
     assert values == pytest.approx([float((change / norm).mean())] * 3, rel=1e-5)
-    assert [flag.name for flag in finding.flags] == ["noise is amplified as much"]
+    assert [flag.name for flag in finding.flags] == ["attack not shown to beat noise"]
 
 
 def test_nothing_to_look_at_is_declined() -> None:

@@ -159,7 +159,7 @@ def test_no_difference_is_said(classifier: Classifier, tmp_path: Path) -> None:
         classifier.network[5].weight.zero_()
     subject = attacked(classifier, labelled(classifier, n=12, wrong=0), tmp_path)
     finding = Suppression(**SMALL | {"white_box_betas": ()}).run(subject)
-    assert [flag.name for flag in finding.flags] == ["sensitive neurons matter no more than others"]
+    assert [flag.name for flag in finding.flags] == ["sensitive neurons not shown to matter more"]
     assert {row["value"] for row in finding.data["differences"]} == {0.0}
 
 
