@@ -197,7 +197,7 @@ def _doubts(rows: list[dict[str, Any]]) -> tuple[Flag, ...]:
         Flag(
             name="attack not shown to beat noise",
             severity="info",
-            message="At the end of the network the attack was not shown to move the features more than noise of the same size does.",
+            message="At the end of the network the attack was not shown to move the features more than equal noise does.",
             evidence=f"Layer {last['name']}: attack minus noise {Mean.model_validate(last['difference'])}.",
             remedy="The attack may not work: compare its success with that of random noise.",
         ),

@@ -259,7 +259,7 @@ class Suppression(Analysis):
             Flag(
                 name="sensitive neurons not shown to matter more",
                 severity="info",
-                message="Suppressing the most sensitive neurons was not shown to cost more clean accuracy than suppressing others.",
+                message="Suppressing sensitive neurons was not shown to cost more clean accuracy than suppressing others.",
                 evidence=f"Accuracy of model A minus model B at beta {min(self.betas):g}: {difference}.",
                 remedy="Smaller factors, a larger share, or more images may tell the two apart.",
             ),
