@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auditor.mean import Mean
+from auditor.means import Mean
 from auditor.metrics import Rate
 from auditor.randomness import derive_seed
 from auditor.rankings import Ranking
@@ -54,7 +54,7 @@ def judge(
             hits, chance = SIGN[test] * int(own.sum()), SIGN[test] * others.sum((0, 2))
             as_high, as_low = (float((1 + side.sum()) / (1 + len(chance))) for side in (chance >= hits, chance <= hits))
             item["accuracy"][test] = [Rate.of(column).model_dump() for column in own.T]
-            item["difference"][test] = difference.as_data()
+            item["difference"][test] = difference.model_dump()
             item["p"][test] = as_high
             item["verdict"][test] = _verdict(difference, SIGN[test], as_high, as_low)
     return {"rankings": found, "random": random}

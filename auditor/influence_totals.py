@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auditor.mean import Mean
+from auditor.means import Mean
 from auditor.neuron_influence import Parts, chosen_mask
 
 CURVE_POINTS = 100
@@ -61,7 +61,7 @@ class InfluenceTotals:
                 for group in groups
             ],
             "overlap": {
-                part: {"mean": Mean.of(np.concatenate(values)).as_data(), "random": sizes[part] / self.neurons}
+                part: {"mean": Mean.of(np.concatenate(values)).model_dump(), "random": sizes[part] / self.neurons}
                 for part, values in self.overlaps.items()
             },
             "by_neuron": {key: values.tolist() for key, values in means.items() if not key.startswith("sorted")},

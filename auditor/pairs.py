@@ -111,3 +111,9 @@ def make_twins(
         batch_size=subject.batch_size,
         on_progress=on_progress,
     )
+
+
+def successes(pair: Pair) -> Pair:
+    """The part of a batch on which the attack succeeded."""
+    keep = torch.from_numpy(np.flatnonzero(pair.fooled)).to(pair.x.device)
+    return Pair(pair.sample[pair.fooled], pair.x[keep], pair.x_adv[keep], pair.labels[keep], pair.fooled[pair.fooled])

@@ -19,7 +19,7 @@ from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.head import Head, head_of, penultimate
 from auditor.influence_totals import Influences, InfluenceTotals
-from auditor.mean import Mean
+from auditor.means import Mean
 from auditor.metrics import Rate
 from auditor.neuron_influence import confidence_slope, head_influence, split
 from auditor.pair_rows import picked, rows_of, spread
@@ -149,9 +149,9 @@ class NeuronInfluence(Analysis):
         return {
             "name": name,
             "fooled": Rate.of(np.concatenate(fooled)).model_dump(),
-            "change": {key: {part: Mean.of(of(key, part)).as_data() for part in PARTS} for key in READINGS},
+            "change": {key: {part: Mean.of(of(key, part)).model_dump() for part in PARTS} for key in READINGS},
             "change_picked_on_twin": {
-                key: {part: Mean.of(of(f"{key} on twin", part)).as_data() for part in PARTS} for key in READINGS
+                key: {part: Mean.of(of(f"{key} on twin", part)).model_dump() for part in PARTS} for key in READINGS
             },
             "front_falls": {key: Rate.of(of(key, "front") < 0).model_dump() for key in READINGS},
             "tail_rises": {key: Rate.of(of(key, "tail") > 0).model_dump() for key in READINGS},

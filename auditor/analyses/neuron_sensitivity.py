@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
-from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Pair, Subject
+from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.neurons import LayerKind, watch
+from auditor.pairs import successes
+from auditor.ranks import random_spearman, spearman
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
-
-RATIO_EPSILON = 1e-6
-"""Added to the norm of a neuron's clean output under ``zero = "eps"``."""
-
-
-class LayerSensitivity(NamedTuple):
-    """One layer: sigma (eq. 1) and ratio (eq. 11) of each neuron, float64 (M,); ratio is NaN where no image counts.
-
-    ``zero_share``: share of (image, neuron) pairs whose clean output is exactly zero.
-    """
-
-    name: str
-    kind: LayerKind
-    type: str
-    sensitivity: NDArray[np.float64]
-    ratio: NDArray[np.float64]
-    zero_share: float
-
-    def as_data(self) -> dict[str, Any]:
-        """In JSON form; NaN becomes None."""
-        ratio = [None if np.isnan(value) else value for value in self.ratio.tolist()]
-        return self._asdict() | {"sensitivity": self.sensitivity.tolist(), "ratio": ratio}
-
-    @classmethod
-    def from_data(cls, data: dict[str, Any]) -> LayerSensitivity:
-        return cls(
-            **data | {"sensitivity": np.array(data["sensitivity"]), "ratio": np.array(data["ratio"], np.float64)}
-        )
+from auditor.sensitivity import LayerSensitivity, SensitivityMeter, ZeroRule
 
 
 class NeuronSensitivity(Analysis):
@@ -60,7 +33,7 @@ class NeuronSensitivity(Analysis):
     top: float = Field(
         0.1, gt=0, le=1, description="Share of a layer's neurons that count as sensitive (at least one)."
     )
-    zero: Literal["one", "skip", "eps"] = Field(
+    zero: ZeroRule = Field(
         "one",
         description="Ratio of a neuron whose clean output is zero: 1, leave the image out, or divide by the norm + 1e-6.",
     )
@@ -68,26 +41,20 @@ class NeuronSensitivity(Analysis):
 
     def measure(self, subject: Subject) -> tuple[list[LayerSensitivity], int]:
         """Every layer in the order of execution, and the number of images used."""
-        sums: dict[str, _Sums] = {}
-        used = 0
+        meter = SensitivityMeter(subject.classifier, self.zero)
+        seen = 0
         for pair in subject.pairs:
-            pair = _successes(pair) if self.only_success else pair
-            if len(pair.sample) == 0:
-                continue
-            self._add(sums, subject, pair)
-            used += len(pair.sample)
-            subject.on_progress(used / len(subject.pairs), self.title)
-        if used == 0:
+            seen += len(pair.sample)
+            pair = successes(pair) if self.only_success else pair
+            if len(pair.sample):
+                meter.add(pair.x, pair.x_adv)
+            subject.on_progress(seen / len(subject.pairs), self.title)
+        if meter.images == 0:
             raise EvaluationError(
                 "Neuron sensitivity has no image to look at: the attack succeeded on none.",
                 "Set only_success to false.",
             )
-        return [item.layer(name, used) for name, item in sums.items()], used
-
-    def top_neurons(self, values: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Indices of the most sensitive neurons (eq. 2), largest first, ties by the lower index."""
-        count = max(1, int(self.top * len(values)))
-        return np.argsort(-values, kind="stable")[:count]
+        return meter.layers(), meter.images
 
     def run(self, subject: Subject) -> Finding:
         layers, used = self.measure(subject)
@@ -132,6 +99,8 @@ class NeuronSensitivity(Analysis):
                     reading="The change divided by the size of the clean output, averaged over the same neurons. 1 means that "
                     f"the change is as large as the output. A clean output of zero counts as: {_ZERO_RULE[self.zero]}.",
                 ),
+                self._layers(profile),
+                *_scale_of_convolutions(layers, self.top),
             ),
         )
 
@@ -172,7 +141,7 @@ class NeuronSensitivity(Analysis):
 
     def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
         layers = [LayerSensitivity.from_data(item) for item in finding.data["layers"]]
-        tops = [self.top_neurons(layer.sensitivity) for layer in layers]
+        tops = [layer.top(self.top) for layer in layers]
         marked_as = f"most sensitive {100 * self.top:g} %"
         return (
             NeuronMeasure(
@@ -187,9 +156,27 @@ class NeuronSensitivity(Analysis):
             ),
         )  # fmt: skip
 
+    def _layers(self, profile: tuple[dict[str, Any], ...]) -> Table:
+        percent = f"{100 * self.top:g} %"
+        return Table(
+            title="Layers in numbers",
+            columns=(
+                Column(key="layer", title="Layer"),
+                Column(key="kind", title="Kind"),
+                Column(key="neurons", title="Neurons"),
+                Column(key="mean", title="Sensitivity, all", format=".4g"),
+                Column(key="top_mean", title=f"Sensitivity, top {percent}", format=".4g"),
+                Column(key="ratio_top_mean", title=f"Ratio, top {percent}", format=".4g"),
+                Column(key="zero_share", title="Clean output zero", format=".1%"),
+            ),
+            rows=profile,
+            caption="'Clean output zero': share of all cases (image and neuron) in which the clean output is exactly zero, so "
+            f"that its ratio is set by the rule '{_ZERO_RULE[self.zero]}'. Where it is large, the rule shapes the ratio.",
+        )
+
     def _neurons(self, layer: LayerSensitivity) -> tuple[dict[str, Any], ...]:
         """One row per neuron, most sensitive first."""
-        top = set(self.top_neurons(layer.sensitivity).tolist())
+        top = set(layer.top(self.top).tolist())
         return tuple(
             {
                 "rank": rank,
@@ -202,7 +189,7 @@ class NeuronSensitivity(Analysis):
         )
 
     def _profile(self, depth: int, layer: LayerSensitivity) -> dict[str, Any]:
-        top = self.top_neurons(layer.sensitivity)
+        top = layer.top(self.top)
         return {
             "layer": layer.name,
             "depth": depth,
@@ -214,61 +201,49 @@ class NeuronSensitivity(Analysis):
             "zero_share": layer.zero_share,
         }
 
-    def _add(self, sums: dict[str, _Sums], subject: Subject, pair: Pair) -> None:
-        """Clean and adversarial images go through side by side, so that no feature map outlives its hook."""
-        half = len(pair.sample)
-
-        def see(name: str, kind: LayerKind, type_name: str, output: Tensor) -> None:
-            if output.shape[0] != 2 * half:
-                raise EvaluationError(
-                    f"Layer {name} does not keep one row per image; its neurons cannot be told apart."
-                )
-            maps = output.flatten(2) if output.dim() > 2 else output.unsqueeze(2)
-            change = (maps[:half] - maps[half:]).abs().sum(2).double()
-            norm = maps[:half].abs().sum(2).double()
-            if name not in sums:
-                sums[name] = _Sums(kind, type_name, maps.shape[1], maps.shape[2], output.device)
-            sums[name].add(change, norm, self.zero)
-
-        with torch.no_grad(), watch(subject.classifier.network, see):
-            subject.classifier(torch.cat([pair.x, pair.x_adv]))
-
-
-class _Sums:
-    """Running sums of one layer; float64, one entry per neuron, whatever the number of images."""
-
-    def __init__(self, kind: LayerKind, type_name: str, neurons: int, positions: int, device: torch.device) -> None:
-        self.kind, self.type, self.positions = kind, type_name, positions
-        self.change, self.ratio, self.counted, self.zeros = (
-            torch.zeros(neurons, dtype=torch.float64, device=device) for _ in range(4)
-        )
-
-    def add(self, change: Tensor, norm: Tensor, zero: str) -> None:
-        """``change`` and ``norm``: L1 norm of each neuron's difference and clean output, float64, (B, M)."""
-        empty = norm == 0
-        if zero == "eps":
-            ratio, counts = change / (norm + RATIO_EPSILON), torch.ones_like(norm)
-        else:
-            ratio = torch.where(empty, 1.0 if zero == "one" else 0.0, change / norm.masked_fill(empty, 1.0))
-            counts = torch.ones_like(norm) if zero == "one" else (~empty).double()
-        self.change += change.sum(0)
-        self.ratio += ratio.sum(0)
-        self.counted += counts.sum(0)
-        self.zeros += empty.sum(0)
-
-    def layer(self, name: str, images: int) -> LayerSensitivity:
-        ratio = torch.where(self.counted > 0, self.ratio / self.counted.clamp_min(1), torch.nan)
-        return LayerSensitivity(
-            name,
-            self.kind,
-            self.type,
-            (self.change / (images * self.positions)).cpu().numpy(),
-            ratio.cpu().numpy(),
-            float(self.zeros.sum() / (images * len(self.zeros))),
-        )
-
 
 _ZERO_RULE = {"one": "ratio 1", "skip": "left out", "eps": "divided by the norm + 1e-6"}
+
+
+def _scale_of_convolutions(layers: list[LayerSensitivity], top: float) -> tuple[Table, ...]:
+    """How the ranking of a convolution's neurons changes with the normalisation that follows; nothing without any."""
+    rows = []
+    for conv, norm in pairwise(layers):
+        if (conv.kind, norm.kind) != ("conv", "norm") or len(conv.sensitivity) != len(norm.sensitivity):
+            continue
+        both = set(conv.top(top).tolist()) & set(norm.top(top).tolist())
+        chance = random_spearman(len(conv.sensitivity))
+        rows.append(
+            {
+                "conv": conv.name,
+                "norm": norm.name,
+                "neurons": len(conv.sensitivity),
+                "agreement": None if len(conv.sensitivity) < 2 else spearman(conv.sensitivity, norm.sensitivity),
+                "chance": None if len(conv.sensitivity) < 2 else chance.high,
+                "shared": len(both) / len(conv.top(top)),
+            }
+        )
+    if not rows:
+        return ()
+    return (
+        Table(
+            title="Convolutions before and after their normalisation",
+            columns=(
+                Column(key="conv", title="Convolution"),
+                Column(key="norm", title="Normalisation"),
+                Column(key="neurons", title="Neurons"),
+                Column(key="agreement", title="Rank correlation", format=".3f"),
+                Column(key="chance", title="Chance reaches", format=".3f"),
+                Column(key="shared", title="Sensitive in both", format=".0%"),
+            ),
+            rows=tuple(rows),
+            caption="A convolution's output before normalisation has an arbitrary scale: a filter made larger changes nothing "
+            "after it. So a neuron may rank high before the normalisation only because its filter is large. Spearman's "
+            "rank correlation of the two rankings of sensitivity: 1 where they agree; in 95 % of random rankings it "
+            "stays within ± the value under 'Chance reaches'. 'Sensitive in both': share of the most sensitive neurons "
+            "before that are among those after. Where the two disagree, trust the one after.",
+        ),
+    )
 
 
 def _neuron(layer: LayerSensitivity, row: dict[str, Any]) -> Measures:
@@ -294,11 +269,6 @@ def _neuron(layer: LayerSensitivity, row: dict[str, Any]) -> Measures:
             ),
         )
     )
-
-
-def _successes(pair: Pair) -> Pair:
-    keep = torch.from_numpy(np.flatnonzero(pair.fooled)).to(pair.x.device)
-    return Pair(pair.sample[pair.fooled], pair.x[keep], pair.x_adv[keep], pair.labels[keep], pair.fooled[pair.fooled])
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.mean import Mean
+from auditor.means import Mean
 from auditor.neuron_influence import Slopes, chosen_mask, expected_jaccard, predicted_odds, slopes
 from auditor.neurons import LayerKind
 from auditor.report.blocks import Column, Figure, Measure, Measures, Section, Table, Text
@@ -92,7 +92,7 @@ class TopKConsistency(Analysis):
                 "kind": layer.kind,
                 "type": layer.type,
                 "neurons": len(layer.covered_clean),
-                "consistency": Mean.of(layer.consistency).as_data(),
+                "consistency": Mean.of(layer.consistency).model_dump(),
                 "random": expected_jaccard(self.k, self.k, len(layer.covered_clean)),
                 "covered_clean": int(layer.covered_clean.sum()),
                 "covered_twin": int(layer.covered_twin.sum()),
@@ -107,7 +107,7 @@ class TopKConsistency(Analysis):
                 "pairs": subject.pairs_from,
                 "layers": rows,
                 "overall": {
-                    "consistency": Mean.of(overall).as_data(),
+                    "consistency": Mean.of(overall).model_dump(),
                     "random": float(np.mean([row["random"] for row in rows])),
                     "neurons": neurons,
                     "covered_clean": int(sum(layer.covered_clean.sum() for layer in layers)),

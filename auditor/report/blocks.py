@@ -138,7 +138,7 @@ def show_interval(measure: Measure) -> str:
     """``95 % interval 88.0 to 93.1 %, n = 500``; empty where there is no interval."""
     if measure.low is None or measure.high is None:
         return f"n = {measure.n}" if measure.n is not None else ""
-    scale = 100 if measure.unit == "%" else 1
     unit = f" {measure.unit}" if measure.unit else ""
-    text = f"95 % interval {scale * measure.low:.1f} to {scale * measure.high:.1f}{unit}"
+    low, high = (f"{100 * end:.1f}" if measure.unit == "%" else f"{end:.3g}" for end in (measure.low, measure.high))
+    text = f"95 % interval {low} to {high}{unit}"
     return f"{text}, n = {measure.n}" if measure.n is not None else text

@@ -316,6 +316,58 @@ def matrix(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(cells, numbers) if len(names) <= 15 else alt.layer(cells)
 
 
+def interval_lines(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """A value with its interval against a number, one line per series; rows hold x, value, low, high, series and label.
+
+    Options: ``x`` and ``y`` title the axes; ``percent`` shows values as such; ``whole`` ticks x at whole numbers. ``label`` is
+    what the tooltip calls a point (a layer, an epsilon). Rows without a value are left out, intervals without ends, too.
+    """
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    kept = [row for row in rows if row["value"] is not None]
+    axis = _whole_numbers(max((row["x"] for row in kept), default=1)) if options.get("whole") else alt.Axis()
+    form = ".1%" if options.get("percent") else ".4g"
+    base = alt.Chart(alt.Data(values=kept)).encode(
+        x=alt.X("x:Q", title=options["x"], axis=axis, scale=alt.Scale(zero=False)),
+        color=alt.Color(
+            "series:N",
+            title=None,
+            sort=names,
+            scale=alt.Scale(domain=names, range=SERIES_COLOURS[: len(names)])
+            if len(names) <= len(SERIES_COLOURS)
+            else alt.Scale(domain=names, scheme="tableau20"),
+            legend=alt.Legend(labelLimit=320, orient="bottom", columns=2),
+        ),
+    )
+    y = alt.Y("value:Q", title=options["y"], axis=alt.Axis(format="%") if options.get("percent") else alt.Axis())
+    bounded = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+    bars = bounded.mark_rule(strokeWidth=1.5, opacity=0.6).encode(y=alt.Y("low:Q", title=options["y"]), y2="high:Q")
+    points = base.mark_point(filled=True, size=50).encode(
+        y=y,
+        tooltip=[
+            alt.Tooltip("label:N", title="at"), alt.Tooltip("series:N"), alt.Tooltip("value:Q", format=form),
+            alt.Tooltip("low:Q", format=form), alt.Tooltip("high:Q", format=form), alt.Tooltip("n:Q"),
+        ],
+    )  # fmt: skip
+    return alt.layer(bars, base.mark_line(strokeWidth=1.5).encode(y=y), points)
+
+
+def class_bars(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """A value per class beside what chance would give; rows hold name, value and n.
+
+    Options: ``y`` titles the axis; ``chance``, ``low``, ``high``: the mean and the range of random values.
+    """
+    base = alt.Chart(alt.Data(values=[row for row in rows if row["value"] is not None]))
+    bars = base.mark_bar(color=SERIES_COLOURS[0]).encode(
+        x=alt.X("name:N", title="target class", sort=[row["name"] for row in rows], axis=alt.Axis(labelOverlap=True)),
+        y=alt.Y("value:Q", title=options["y"]),
+        tooltip=[alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("n:Q", title="images")],
+    )
+    chance = alt.Chart(alt.Data(values=[{key: options[key] for key in ("chance", "low", "high")}]))
+    band = chance.mark_rect(color="#888", opacity=0.25).encode(y=alt.Y("low:Q", title=options["y"]), y2="high:Q")
+    rule = chance.mark_rule(color="#555", strokeDash=[4, 4]).encode(y="chance:Q")
+    return alt.layer(bars, band, rule)
+
+
 def _whole_numbers(last: int) -> alt.Axis:
     """Ticks at whole numbers from 1 on, at most about twenty of them."""
     return alt.Axis(values=list(range(1, last + 1, max(1, -(-last // 20)))), format="d")
@@ -341,5 +393,7 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         interval_dots,
         curves,
         matrix,
+        interval_lines,
+        class_bars,
     )
 }

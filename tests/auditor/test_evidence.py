@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from auditor.evidence import SIGN, first_neurons, judge, random_order
-from auditor.mean import Mean
+from auditor.means import Mean
 from auditor.metrics import Rate
 from auditor.rankings import Ranking
 

@@ -191,6 +191,8 @@ def test_numbers_are_shown_as_people_read_them() -> None:
     assert show_measure(Measure(title="", value=1234567.0)) == "1 234 567"
     interval = Measure(title="", value=0.5, low=0.401, high=0.599, n=100, unit="%")
     assert show_interval(interval) == "95 % interval 40.1 to 59.9 %, n = 100"
+    correlation = Measure(title="", value=0.4281, low=0.3514, high=0.5048, n=10)
+    assert show_interval(correlation) == "95 % interval 0.351 to 0.505, n = 10"
     assert [show_value(item) for item in (None, True, 12345, 0.00001234, "x")] == [
         "–",
         "yes",

@@ -1,0 +1,270 @@
+"""Sharing of sensitive neurons between target classes, layer by layer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from auditor.analysis import Analysis, Finding, Subject
+from auditor.errors import EvaluationError
+from auditor.flag import Flag
+from auditor.means import Mean
+from auditor.neurons import LayerKind
+from auditor.randomness import derive_seed
+from auditor.ranks import (
+    average_pair_similarity,
+    descending,
+    levenshtein_similarity,
+    random_jaccard,
+    random_similarity,
+    share_of,
+    total_jaccard,
+)
+from auditor.report.blocks import Column, Figure, Section, Table, Text
+from auditor.sensitivity import LayerSensitivity, SensitivityMeter
+from auditor.targeted import aimed_at, papers_pgd, successful_twins, target_classes
+
+KINDS: dict[LayerKind, str] = {
+    "conv": "convolutions",
+    "norm": "normalisations",
+    "activation": "activations",
+    "linear": "linear layers",
+}
+
+
+class ClassSensitivity(NamedTuple):
+    """One target class: how many images reached it, and the sensitivity (eq. 1) of each layer's neurons on them.
+
+    ``halves``: the same on every other of these images, and on the rest.
+    """
+
+    images: int
+    layers: list[LayerSensitivity]
+    halves: tuple[list[LayerSensitivity], list[LayerSensitivity]]
+
+
+class LayerSharing(Analysis):
+    """Whether attacks on different classes use the same neurons, layer by layer (Zhang et al. 2020, arXiv 1909.06978, Fig. 8).
+
+    Images are driven to each target class by targeted PGD; on the successes the most sensitive neurons of every layer are
+    found for each class. The classes are compared by the average pair Levenshtein similarity (eq. 9) and the total
+    Jaccard index (eq. 10), each beside what random neurons would give and beside two halves of one class's images.
+    """
+
+    title: ClassVar[str] = "Sharing of sensitive neurons between classes"
+    kind: Literal["layer_sharing"] = "layer_sharing"
+    top: float = Field(0.1, gt=0, le=1, description="Share of a layer's neurons that are compared (at least one).")
+    k: int = Field(0, ge=0, le=10_000, description="Compare this many neurons instead of a share; 0: use the share.")
+    classes: int = Field(
+        10, ge=2, le=1000, description="Most target classes; of more, some are drawn by the audit's seed."
+    )
+    images: int = Field(100, ge=1, le=100_000, description="Most images driven to each target class.")
+    steps: int = Field(10, ge=1, le=1000, description="Steps of targeted PGD, each of length epsilon / sqrt(steps).")
+    substitution: int = Field(
+        2,
+        ge=1,
+        le=2,
+        description="Cost of a substitution. 1: eq. 7 to the letter, similarity at least 0.5. 2: similarity from 0 to 1.",
+    )
+    fewest: int = Field(10, ge=2, le=10_000, description="A class with fewer successes is left out.")
+
+    @property
+    def cost(self) -> float:
+        return self.classes * (3.0 * self.steps + 4)
+
+    def run(self, subject: Subject) -> Finding:
+        attack = papers_pgd(subject, self.steps)
+        targets = target_classes(subject, self.classes)
+        classes, kept = [], []
+        for index, target in enumerate(targets):
+            ids = aimed_at(subject, target, self.images)
+            found = self.measure(subject, target, ids, index / len(targets), 1 / len(targets))
+            name = subject.classifier.class_name(target)
+            classes.append({"class": target, "name": name, "tried": len(ids), "images": found.images})
+            if found.images >= self.fewest:
+                kept.append(found)
+        if len(kept) < 2:
+            raise EvaluationError(
+                f"Fewer than two target classes were reached by {self.fewest} images, so that there is nothing to compare.",
+                "Audit at a larger epsilon, or raise the number of images or steps.",
+            )
+        layers = self._layers(kept, subject.seed)
+        data = {
+            "attack": f"targeted {attack.display_title()}, {self.steps} steps, {subject.threat}",
+            "classes": classes,
+            "compared": len(kept),
+            "all_classes": subject.classifier.num_classes,
+            "layers": layers,
+        }
+        flags = (*self._few(classes), *_silent(layers))
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=flags)
+
+    def measure(
+        self, subject: Subject, target: int, ids: NDArray[np.int64], begin: float = 0.0, share: float = 1.0
+    ) -> ClassSensitivity:
+        """Sensitivity of every layer on the twins of these samples that reach the target.
+
+        ``begin``, ``share``: the part of the whole analysis that this is, for who watches.
+        """
+        name = subject.classifier.class_name(target)
+        meters = [SensitivityMeter(subject.classifier) for _ in range(2)]
+
+        def hear(done: float, what: str) -> None:
+            subject.on_progress(begin + share * done, f"{what}, to {name}")
+
+        attack = papers_pgd(subject, self.steps)
+        images = 0
+        for pair in successful_twins(subject, attack, target, ids, on_progress=hear):
+            second = (images + torch.arange(len(pair.sample), device=pair.x.device)) % 2 == 1
+            for meter, rows in zip(meters, (~second, second), strict=True):
+                if rows.any():
+                    meter.add(pair.x[rows], pair.x_adv[rows])
+            images += len(pair.sample)
+        halves = meters[0].layers(), meters[1].layers()
+        return ClassSensitivity(images, _joined(halves, [meter.images for meter in meters]), halves)
+
+    def _layers(self, classes: list[ClassSensitivity], seed: int) -> list[dict[str, Any]]:
+        rows = []
+        for depth, layer in enumerate(classes[0].layers):
+            neurons = len(layer.sensitivity)
+            count = min(self.k, neurons) if self.k else share_of(neurons, self.top)
+            sequences = np.stack([_front(item.layers[depth], count) for item in classes])
+            first, second = (np.stack([_front(item.halves[i][depth], count) for item in classes]) for i in (0, 1))
+            similarity = average_pair_similarity(sequences, self.substitution)
+            chance = random_similarity(neurons, count, self.substitution, derive_seed(seed, "random sequences"))
+            rows.append(
+                {
+                    "name": layer.name,
+                    "kind": layer.kind,
+                    "neurons": neurons,
+                    "count": count,
+                    "similarity": similarity.model_dump(),
+                    "random_similarity": chance.mean,
+                    "halves": Mean.of_shares(levenshtein_similarity(first, second, self.substitution)).model_dump(),
+                    "jaccard": total_jaccard(sequences),
+                    "random_jaccard": random_jaccard(neurons, count, len(classes)),
+                    "silent": bool(
+                        any((np.sort(item.layers[depth].sensitivity)[-count:] == 0).any() for item in classes)
+                    ),
+                }
+            )
+        return rows
+
+    def section(self, finding: Finding) -> Section:
+        data = finding.data
+        layers = [row | {"depth": depth} for depth, row in enumerate(data["layers"], 1)]
+        which = f"{self.k}" if self.k else f"{100 * self.top:g} %"
+        shown = [kind for kind in KINDS if sum(row["kind"] == kind for row in layers) > 1]
+        return Section(
+            key=self.kind,
+            title=self.title,
+            blocks=(
+                Text(
+                    text=f"The {which} most sensitive neurons of each layer, found anew for each target class on the images "
+                    f"that {data['attack']} drove there. {data['compared']} of {data['all_classes']} classes are compared, each "
+                    f"reached by at least {self.fewest} images (in all {sum(row['images'] for row in data['classes'])} of "
+                    f"{sum(row['tried'] for row in data['classes'])} attempts)."
+                ),
+                *(self._figure(kind, layers) for kind in shown),
+                self._table(layers, data["compared"]),
+            ),
+        )
+
+    def _figure(self, kind: LayerKind, layers: list[dict[str, Any]]) -> Figure:
+        rows = []
+        for row in layers:
+            if row["kind"] == kind:
+                place = {"x": row["depth"], "label": row["name"]}
+                alone = {"low": None, "high": None, "n": None}
+                rows += [
+                    place | {"series": "different target classes"} | row["similarity"],
+                    place | {"series": "one class, two halves of its images"} | row["halves"],
+                    place | {"series": "random neurons", "value": row["random_similarity"]} | alone,
+                ]
+        return Figure(
+            chart="interval_lines",
+            title=f"Similarity of the sensitive neurons of different target classes: {KINDS[kind]}",
+            rows=tuple(rows),
+            options={"x": "layer, from input to output", "y": "Levenshtein similarity", "whole": True},
+            reading="1: attacks on different classes use the same neurons in the same order. The line of the two halves says how "
+            "well the order can be measured with these images: what classes share cannot be seen above it. Bars are 95 % "
+            "intervals over classes."
+            + (
+                " Before normalisation a neuron may lead for every class only because its filter is large."
+                if kind == "conv"
+                else ""
+            ),
+        )
+
+    def _table(self, layers: list[dict[str, Any]], classes: int) -> Table:
+        return Table(
+            title="Layers in numbers",
+            columns=(
+                Column(key="name", title="Layer"),
+                Column(key="kind", title="Kind"),
+                Column(key="neurons", title="Neurons"),
+                Column(key="count", title="Compared"),
+                Column(key="pairs", title="Average pair similarity", format=".3f"),
+                Column(key="random_similarity", title="Random", format=".3f"),
+                Column(key="same", title="Two halves", format=".3f"),
+                Column(key="jaccard", title="Total Jaccard", format=".3f"),
+                Column(key="random_jaccard", title="Random", format=".3g"),
+            ),
+            rows=tuple(row | {"pairs": row["similarity"]["value"], "same": row["halves"]["value"]} for row in layers),
+            caption=f"Total Jaccard index: neurons that are among the most sensitive for all {classes} classes, over those "
+            "that are for any. It falls with the number of classes by itself; compare it with the column beside it, and with "
+            f"audits of as many classes. A substitution costs {self.substitution} in the Levenshtein distance.",
+        )
+
+    def _few(self, classes: list[dict[str, Any]]) -> tuple[Flag, ...]:
+        few = [row for row in classes if row["images"] < self.fewest]
+        if not few:
+            return ()
+        return (
+            Flag(
+                name="few targeted successes",
+                severity="warning",
+                message="Some target classes were reached by too few images to be compared.",
+                evidence=f"{len(few)} of {len(classes)} classes have fewer than {self.fewest} successes, the first: "
+                f"{few[0]['name']} with {few[0]['images']} of {few[0]['tried']}.",
+                remedy="Use more images, or a larger epsilon.",
+            ),
+        )
+
+
+def _silent(layers: list[dict[str, Any]]) -> tuple[Flag, ...]:
+    silent = [row["name"] for row in layers if row["silent"]]
+    if not silent:
+        return ()
+    return (
+        Flag(
+            name="silent neurons compared",
+            severity="warning",
+            message="In some layers fewer neurons change at all than are compared.",
+            evidence=f"{len(silent)} of {len(layers)} layers, the first: {silent[0]}.",
+            remedy="Neurons that do not change are ranked by index, which makes classes look alike: compare fewer.",
+        ),
+    )
+
+
+def _front(layer: LayerSensitivity, count: int) -> NDArray[np.int64]:
+    return descending(layer.sensitivity)[:count]
+
+
+def _joined(halves: tuple[list[LayerSensitivity], list[LayerSensitivity]], images: list[int]) -> list[LayerSensitivity]:
+    """Sensitivity over both halves, from their own and their numbers of images."""
+    if not images[1]:
+        return halves[0]
+    shares = np.array(images) / sum(images)
+    return [
+        one._replace(
+            sensitivity=shares[0] * one.sensitivity + shares[1] * other.sensitivity,
+            ratio=shares[0] * one.ratio + shares[1] * other.ratio,
+            zero_share=float(shares[0] * one.zero_share + shares[1] * other.zero_share),
+        )
+        for one, other in zip(*halves, strict=True)
+    ]

@@ -1,0 +1,192 @@
+"""Importance and sensitivity of features against loops over images and features (Zhang et al. 2020, eq. 1, 3-8)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from auditor.analyses.neuron_importance import NeuronImportance
+from auditor.analysis import Finding, Subject, measured, section_of
+from auditor.classifier import Classifier
+from auditor.criterion import TargetedMisclassification
+from auditor.dataset import ImageDataset
+from auditor.head import head_of
+from auditor.importance import Importance, importance_of
+from auditor.pairs import make_twins
+from auditor.report.charts import draw
+from auditor.targeted import aimed_at, papers_pgd, successful_twins
+from tests.auditor.analyses.given import attacked
+from tests.nets import SHAPE, labelled, random_images, small_classifier
+
+EPSILON = 0.2
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return small_classifier().double()
+
+
+@pytest.fixture
+def subject(classifier: Classifier, tmp_path: Path) -> Subject:
+    return attacked(classifier, labelled(classifier, n=24), tmp_path, epsilon=EPSILON)
+
+
+def features_of_twins(subject: Subject, target: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the images and of their twins that reach the target, by the layers before the head, (N, M) each."""
+    ids = aimed_at(subject, target, most)
+    criterion = TargetedMisclassification(torch.full((len(ids),), target))
+    twins = make_twins(subject, papers_pgd(subject, 10), criterion, ids=ids)
+    clean, moved = [], []
+    for pair in twins:
+        for i in range(len(pair.sample)):
+            x, x_adv = pair.x[i : i + 1].double(), pair.x_adv[i : i + 1].double()
+            if int(subject.classifier(x_adv).argmax()) == target:
+                body = subject.classifier.network[:-1]
+                clean.append(body(subject.classifier.normalize(x))[0].numpy())
+                moved.append(body(subject.classifier.normalize(x_adv))[0].numpy())
+    return np.array(clean), np.array(moved)
+
+
+def measured_alone(subject: Subject, target: int) -> Importance:
+    """One class, up to 15 images, 6 important features."""
+    twins = successful_twins(subject, papers_pgd(subject, 10), target, aimed_at(subject, target, 15))
+    return importance_of(subject.classifier, head_of(subject.classifier), target, twins, 6)
+
+
+def test_every_class_equals_the_restatement(subject: Subject) -> None:
+    head = head_of(subject.classifier)
+    seen = 0
+    for target in range(5):
+        found = measured_alone(subject, target)
+        clean, moved = features_of_twins(subject, target, 15)
+        assert found.images == len(clean)
+        if not len(clean):
+            continue
+        seen += 1
+        images, neurons = moved.shape
+        phi, sigma, votes, borda = np.zeros((4, neurons))
+        for i in range(images):
+            parts = [moved[i, m] * float(head.weight[target, m]) for m in range(neurons)]
+            for m in range(neurons):
+                phi[m] += parts[m] / images
+                sigma[m] += abs(clean[i, m] - moved[i, m]) / images
+            order = sorted(range(neurons), key=lambda m: (-parts[m], m))
+            for place, m in enumerate(order):
+                borda[m] += neurons - place
+                votes[m] += max(6 - place, 0)
+        assert found.phi == pytest.approx(phi, rel=1e-9, abs=1e-12)
+        assert found.sigma == pytest.approx(sigma, rel=1e-9, abs=1e-12)
+        assert found.votes.tolist() == votes.tolist()
+        assert found.borda.tolist() == borda.tolist()
+    assert seen >= 3
+
+
+def test_the_finding_holds_the_measures_of_each_class_and_their_mean(subject: Subject) -> None:
+    analysis = NeuronImportance(images=15, k=6, fewest=2)
+    finding = analysis.run(subject)
+    values = []
+    for row in finding.data["classes"]:
+        found = measured_alone(subject, row["class"])
+        assert row["images"] == found.images
+        if found.images >= 2:
+            values.append(row["spearman"])
+        if found.images and len(set(found.sigma)) == len(found.sigma):
+            assert row["spearman"] == pytest.approx(stats.spearmanr(found.sigma, found.phi).statistic)
+        if found.images:
+            assert row["important"] == np.lexsort((np.arange(72), -found.votes))[:6].tolist()
+            assert row["sensitive"] == np.lexsort((np.arange(72), -found.sigma))[:6].tolist()
+    assert len(values) >= 3
+    measure = measures(finding)[0]
+    interval = stats.ttest_1samp(values, 0).confidence_interval()
+    assert (measure.value, measure.low, measure.high) == pytest.approx((np.mean(values), interval.low, interval.high))
+    assert measure.n == len(values)
+
+
+def measures(finding: Finding) -> Any:
+    return next(block.items for block in section_of(finding).blocks if block.type == "measures")
+
+
+def test_features_whose_change_is_their_importance_agree_fully(tmp_path: Path) -> None:
+    """Logit of the target = sum of the pixels that one step of FGSM raises from 0 by epsilon times their own weight's size:
+    here features are w * x (identity weights in the head), so what changes most also adds most."""
+    scale = torch.arange(1.0, 13.0)
+    body = nn.Linear(12, 12, bias=False)
+    head = nn.Linear(12, 2)
+    with torch.no_grad():
+        body.weight.copy_(torch.diag(scale))
+        head.weight.copy_(torch.stack([-torch.ones(12), torch.ones(12)]))
+        head.bias.copy_(torch.tensor([0.5, 0.0]))
+    network = nn.Sequential(nn.Flatten(), body, head)
+    classifier = Classifier(network, input_shape=(3, 2, 2), num_classes=2)
+    data = ImageDataset(np.zeros((6, 2, 2, 3), np.uint8), np.zeros(6, np.int64))
+    subject = attacked(classifier, data, tmp_path, epsilon=EPSILON)
+    finding = NeuronImportance(k=4, fewest=1).run(subject)
+    nothing, row = finding.data["classes"]
+    assert (nothing["tried"], nothing["images"]) == (0, 0)
+    assert (row["tried"], row["images"]) == (6, 6)
+    assert (row["spearman"], row["similarity"]) == (1.0, 1.0)
+    assert row["important"] == row["sensitive"] == [11, 10, 9, 8]
+    assert {flag.name for flag in finding.flags} == {"few targeted successes"}
+    literal = NeuronImportance(k=4, fewest=1, substitution=1, ranking="borda").run(subject)
+    assert (literal.data["classes"][1]["spearman"], literal.data["classes"][1]["similarity"]) == (1.0, 1.0)
+    assert literal.data["random_similarity"][0] >= 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_batch_size_changes_nothing(subject: Subject, batch_size: int) -> None:
+    analysis = NeuronImportance(images=8, classes=2, k=6, fewest=1)
+    whole, parts = analysis.run(subject), analysis.run(replace(subject, batch_size=batch_size))
+    for one, other in zip(whole.data["classes"], parts.data["classes"], strict=True):
+        assert one["images"] == other["images"]
+        assert one["important"] == other["important"]
+        assert one["spearman"] == pytest.approx(other["spearman"], abs=1e-9)
+        assert one["similarity"] == pytest.approx(other["similarity"], abs=1e-9)
+
+
+def test_few_successes_and_ties_are_flagged(subject: Subject) -> None:
+    finding = NeuronImportance(images=6, fewest=1000).run(subject)
+    names = [flag.name for flag in finding.flags]
+    assert "few targeted successes" in names
+    assert "5 of 5 classes have fewer than 1000" in finding.flags[0].evidence
+    assert measures(finding)[0].value is None
+    with torch.no_grad():
+        subject.classifier.network[1].bias[:2] = -100  # two dead channels: 18 of 72 features are always zero
+    flags = {flag.name: flag for flag in NeuronImportance(images=6).run(subject).flags}
+    assert "tied features" in flags
+
+
+def test_nothing_reached_is_declined(classifier: Classifier, tmp_path: Path) -> None:
+    subject = attacked(classifier, labelled(classifier, n=6, wrong=0), tmp_path, epsilon=1e-6)
+    assert "reached no target class" in measured(NeuronImportance(images=3), subject).declined
+
+
+def test_a_network_without_a_linear_head_is_declined(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 6), nn.Flatten())
+    classifier = Classifier(network, input_shape=SHAPE, num_classes=4)
+    data = ImageDataset(random_images(4), np.zeros(4, np.int64))
+    assert "no linear layer" in measured(NeuronImportance(), attacked(classifier, data, tmp_path)).declined
+
+
+def test_the_section_builds_from_stored_data_and_draws(subject: Subject) -> None:
+    heard: list[float] = []
+    watched = replace(subject, on_progress=lambda share, _: heard.append(share))
+    finding = NeuronImportance(images=8, k=6).run(watched)
+    assert heard == sorted(heard)
+    assert heard[-1] <= 1
+    again = Finding.model_validate_json(finding.model_dump_json())
+    section = section_of(again)
+    figures = [block for block in section.blocks if block.type == "figure"]
+    assert len(figures) == 2
+    for figure in figures:
+        assert draw(figure).to_dict()["layer"]
+    table = section.blocks[-1]
+    for row, stored in zip(table.rows, finding.data["classes"], strict=True):
+        if stored["images"]:
+            assert row["shared"] == len(set(stored["important"]) & set(stored["sensitive"])) / 6
