@@ -87,8 +87,8 @@ def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             size = module.running_mean.shape
-            module.running_mean.copy_(torch.randn(size, generator=generator) * 0.2)
-            module.running_var.copy_(torch.rand(size, generator=generator) + 0.5)
+            module.running_mean.copy_(torch.randn(size, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(size, generator=generator) * 0.05 + 0.01)
             module.weight.data.copy_(torch.rand(size, generator=generator) + 0.5)
             module.weight.data[::2] *= -1
             module.bias.data.copy_(torch.randn(size, generator=generator) * 0.3)

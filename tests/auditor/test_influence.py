@@ -32,10 +32,10 @@ class Functional(nn.Module):
         self.out = nn.Linear(5, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu_(self.norm(self.first(x))), 3, stride=2, padding=1)
+        x = functional.max_pool2d(functional.relu_(self.norm(self.first(x))), 2, padding=1)
         x = functional.pad(functional.dropout(x, 0.5, training=self.training), (0, 1, 1, 0))
         x = self.second(x)
-        x += 1.0 * x.detach()
+        x += 1.0
         return self.out(x.relu().mean([2, 3]).view(x.size(0), -1))
 
 
@@ -285,7 +285,7 @@ def test_overlapping_windows_told_apart_matter(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(IntoLayer, "finish", naive)
     bound = edge_between(RouteFinder(classifier_of(network)), first, target, IMAGES)
     assert (bound >= exact * (1 - 1e-12)).all()
-    assert (bound / exact).max() > 1.1
+    assert (bound / exact)[exact > 0].max() > 1.1
 
 
 def test_windows_that_can_hold_a_position() -> None:
@@ -364,7 +364,7 @@ def three(*between: nn.Module, target: nn.Module | None = None) -> nn.Module:
         (three(nn.AdaptiveAvgPool2d(4)), "windows of the average pool overlap"),
         (three(nn.AdaptiveMaxPool2d(4)), "overlap unevenly"),
         (three(nn.ConvTranspose2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False)), "statistics of the batch"),
-        (three(nn.MaxPool2d(3, 1), nn.AvgPool2d(2)), "pool with overlapping windows"),
+        (three(nn.MaxPool2d(2, 1), nn.AvgPool2d(2)), "pool with overlapping windows"),
         (three(target=nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect")), "reflect padding"),
         (three(nn.ReflectionPad2d(1)), "ReflectionPad2d is between them"),
         (Gated(), "mul is between them|several ways"),
