@@ -61,16 +61,19 @@ class Kernel:
             sums[..., top :: self.dilation[0], left :: self.dilation[1]][..., :rows, :columns] += self.weight
         return replace(self, weight=sums, dilation=(1, 1))
 
-    def offsets(self, axis: int, first: int = 0) -> Tensor:
-        taps = torch.arange(self.weight.shape[3 + axis], device=self.weight.device)
-        return first + self.dilation[axis] * taps
+    def meets(self, rows: Tensor, columns: Tensor, *, first: Pair = (0, 0)) -> Tensor:
+        """1 where a tap at a place gives an output inside the map, (taps, places), for places in these rows and columns.
 
-    def meets(self, axis: int, places: Tensor, first: int = 0) -> Tensor:
-        """1 where the kernel's tap at a place gives an output inside the map, (taps, places)."""
-        shifted = places + self.padding[axis] - self.offsets(axis, first).unsqueeze(1)
-        output = shifted.div(self.stride[axis], rounding_mode="floor")
-        inside = (output >= 0) & (output < self.outputs[axis]) & (shifted % self.stride[axis] == 0)
-        return inside.to(self.weight.dtype)
+        ``first``: offset of the first tap.
+        """
+        inside = []
+        for axis, places in enumerate((rows, columns)):
+            taps = first[axis] + self.dilation[axis] * torch.arange(self.weight.shape[3 + axis], device=places.device)
+            shifted = places + self.padding[axis] - taps.unsqueeze(1)
+            output = shifted.div(self.stride[axis], rounding_mode="floor")
+            hit = (output >= 0) & (output < self.outputs[axis]) & (shifted % self.stride[axis] == 0)
+            inside.append(hit.to(self.weight.dtype))
+        return torch.kron(*inside)
 
 
 class Taps(NamedTuple):
@@ -144,9 +147,7 @@ class IntoLayer:
         factor = network.fold_factor(edge.target) if fold else None
         self.kernel = Kernel.of(network, edge.target, edge.spatial, factor)
         self.plain = self.kernel.weight.abs()
-        self.rows, self.columns = (
-            self.kernel.meets(axis, torch.arange(side, device=self.plain.device)) for axis, side in enumerate(edge.spatial)
-        )
+        self.meets = self.kernel.meets(*(torch.arange(side, device=self.plain.device) for side in edge.spatial))
         self.whole = isinstance(function_of(edge.target, network.module), nn.Linear)
 
     def finish(self, flow: Flow, value: Tensor) -> Influence:
@@ -157,29 +158,26 @@ class IntoLayer:
             # With a single tap, the windows that one position won reach different outputs, so that nothing adds.
             size = flow.by_window(value)
             # A linear layer has one tap for each position, so that nothing is summed.
-            counts = size if self.whole else self.rows @ (size @ self.columns.T)
-            taps = (Taps(counts, self.plain),)
+            taps = (Taps(size if self.whole else self._counts(size, self.meets, self.plain), self.plain),)
         return Influence(taps, flow.channels, flow.scale)
 
     def _patterns(self, flow: Flow, size: Tensor, window: Window) -> Iterator[Taps]:
         """One entry for each pattern of windows that some active position won."""
         code = flow.won.code if flow.won is not None else torch.zeros(())
         reach = window.reach
-        ends = [
-            window.first(axis, torch.arange(side, device=code.device)) for axis, side in enumerate(code.shape[2:])
-        ]
-        rows, columns = (self._reached(axis, places, reach) for axis, places in enumerate(ends))
+        places = (window.first(axis, torch.arange(side, device=code.device)) for axis, side in enumerate(code.shape[2:]))
+        dense = self.kernel.merged([], reach)
+        meets = dense.meets(*places, first=(1 - reach[0], 1 - reach[1]))
         for pattern in torch.unique(code[size != 0]).tolist():
             if pattern:
                 windows = [divmod(bit, reach[1]) for bit in range(reach[0] * reach[1]) if pattern >> bit & 1]
-                counts = rows @ (torch.where(code == pattern, size, 0) @ columns.T)
-                yield Taps(counts, self.kernel.merged(windows, reach).weight.abs())
+                kernel = self.kernel.merged(windows, reach).weight.abs()
+                yield Taps(self._counts(torch.where(code == pattern, size, 0), meets, kernel), kernel)
 
-    def _reached(self, axis: int, places: Tensor, reach: Pair) -> Tensor:
-        taps = self.kernel.weight.shape[3 + axis]
-        span = reach[axis] + self.kernel.dilation[axis] * (taps - 1)
-        dense = replace(self.kernel, weight=self.kernel.weight.new_empty(1, 1, 1, span, span), dilation=(1, 1))
-        return dense.meets(axis, places, first=1 - reach[axis])
+    @staticmethod
+    def _counts(size: Tensor, meets: Tensor, kernel: Tensor) -> Tensor:
+        """N (B, C, rows, columns) of a map (B, C, H, W)."""
+        return (size.flatten(2) @ meets.T).unflatten(2, kernel.shape[-2:])
 
 
 def _padding(module: Any, dilation: Pair) -> Pair:

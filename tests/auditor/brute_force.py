@@ -1,4 +1,4 @@
-"""Influence and routes by brute force: hooks and one reverse pass for each output element, nothing of the code under test."""
+"""Influence and routes by brute force: hooks and automatic differentiation of each output element, nothing of the code under test."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+
+COPIES = 100
 
 
 def jacobian_norms(
@@ -20,8 +23,9 @@ def jacobian_norms(
 ) -> Tensor:
     """C (Cin, Cout) between the outputs of two modules for one image (1, C, H, W): sum over s and z of |dz/ds|.
 
-    Every other convolution or linear layer is a constant; ``layer``: but this one, where the target is a normalisation. ``before``: up to the input of the target. ``only``: these j; the
-    rest of C is 0. In float64 the one difference to the equation is the order of the sums.
+    Every other convolution or linear layer is a constant; ``layer``: but this one, where the target is a normalisation.
+    ``before``: up to the input of the target. ``only``: these j; the rest of C is 0. The image goes through in copies, one for
+    each output element z, so that one reverse pass gives dz/ds of them all.
     """
     leaf: list[Tensor] = []
     reached: list[Tensor] = []
@@ -29,24 +33,30 @@ def jacobian_norms(
     def cut(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if module is source:
             leaf.append(output.detach().requires_grad_())
-            return leaf[0].clone()  # what follows may work in place
+            return leaf[-1].clone()  # what follows may work in place
         if module is target:
             reached.append(inputs[0] if before else output)
             return output.detach()
         return output.detach() if isinstance(module, nn.Conv2d | nn.Linear) and module is not layer else None
 
+    def pass_through(copies: int) -> tuple[Tensor, Tensor]:
+        network(x.expand(copies, -1, -1, -1))
+        return leaf.pop(), reached.pop().flatten(2) if reached[-1].dim() > 2 else reached.pop().unsqueeze(2)
+
     handles = [module.register_forward_hook(cut) for module in network.modules() if not isinstance(module, nn.Sequential)]
     try:
-        network(x)
+        z, out = pass_through(1)
+        norms = torch.zeros(z.shape[1], out.shape[1], dtype=z.dtype)
+        elements = [(j, p) for j in (range(out.shape[1]) if only is None else only) for p in range(out.shape[2])]
+        for start in range(0, len(elements), COPIES):
+            channels, positions = torch.tensor(elements[start : start + COPIES]).T
+            z, out = pass_through(len(channels))
+            (slopes,) = torch.autograd.grad(out[torch.arange(len(channels)), channels, positions].sum(), z)
+            sizes = slopes.abs().reshape(len(channels), z.shape[1], -1).sum(2)
+            norms.index_add_(1, channels, sizes.T.contiguous())
     finally:
         for handle in handles:
             handle.remove()
-    (z,), out = leaf, reached[0]
-    norms = torch.zeros(z.shape[1], out.shape[1], dtype=z.dtype)
-    for j in range(out.shape[1]) if only is None else only:
-        for element in out[0, j].reshape(-1):
-            (slope,) = torch.autograd.grad(element, z, retain_graph=True)
-            norms[:, j] += slope[0].flatten(1).abs().sum(1)
     return norms
 
 
@@ -62,7 +72,7 @@ def loss_gradient(network: nn.Module, x: Tensor, label: int, layer: nn.Module) -
     loss = nn.functional.cross_entropy(network(x), torch.tensor([label]))
     handle.remove()
     (slope,) = torch.autograd.grad(loss, leaf[0])
-    return slope[0].flatten(1).abs().sum(1)
+    return slope[0].reshape(slope.shape[1], -1).abs().sum(1)
 
 
 def largest(scores: Tensor, width: float) -> list[int]:
