@@ -30,9 +30,7 @@ class Window(NamedTuple):
     @property
     def reach(self) -> Pair:
         """How many windows at most hold one position, by rows and columns; (1, 1) where windows do not overlap."""
-        rows, columns = (
-            (k - 1) * d // s + 1 for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True)
-        )
+        rows, columns = ((k - 1) * d // s + 1 for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True))
         return rows, columns
 
     @property
@@ -97,8 +95,11 @@ class Flow:
     def dense(self, value: Tensor) -> Tensor:
         """The derivative but for ``scale``, (B, C, H, W)."""
         size = self.settled(value).size
-        return torch.ones_like(self.maps(value) if self.won is None else self.won.code, dtype=value.dtype) if size is None else size
-
+        return (
+            torch.ones_like(self.maps(value) if self.won is None else self.won.code, dtype=value.dtype)
+            if size is None
+            else size
+        )
 
     def by_window(self, value: Tensor) -> Tensor:
         """``dense`` at the point of the value itself, (B, C, H, W), also after an overlapping pool: that of each winner."""

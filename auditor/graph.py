@@ -188,7 +188,11 @@ class Network:
             module = function_of(target, self.module)
             if isinstance(module, nn.modules.conv._ConvNd) and type(module) is not nn.Conv2d:
                 return f"{type(module).__name__} has no closed form here"
-            if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros" and module.padding not in ("valid", (0, 0)):
+            if (
+                isinstance(module, nn.Conv2d)
+                and module.padding_mode != "zeros"
+                and module.padding not in ("valid", (0, 0))
+            ):
                 return f"the {module.padding_mode} padding lets one position reach another by two taps"
             if isinstance(module, nn.Linear) and len(self.shapes[path[-1]]) != 2:
                 return "the linear layer works on each position by itself"
@@ -295,5 +299,7 @@ def _shapes(classifier: Classifier, graph: fx.Graph) -> Mapping[fx.Node, torch.S
         run = _Shapes(classifier.network, graph)
         logits = run.run(classifier.normalize(images))
     if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-5):
-        raise EvaluationError("The traced forward pass of the network does not give its logits, so that its graph is not known.")
+        raise EvaluationError(
+            "The traced forward pass of the network does not give its logits, so that its graph is not known."
+        )
     return run.shapes

@@ -165,7 +165,9 @@ class IntoLayer:
         """One entry for each pattern of windows that some active position won."""
         code = flow.won.code if flow.won is not None else torch.zeros(())
         reach = window.reach
-        places = (window.first(axis, torch.arange(side, device=code.device)) for axis, side in enumerate(code.shape[2:]))
+        places = (
+            window.first(axis, torch.arange(side, device=code.device)) for axis, side in enumerate(code.shape[2:])
+        )
         dense = self.kernel.merged([], reach)
         meets = dense.meets(*places, first=(1 - reach[0], 1 - reach[1]))
         for pattern in torch.unique(code[size != 0]).tolist():

@@ -11,7 +11,21 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from auditor.derivative import Add, AvgPool, Concatenate, Elementwise, MaxPool, Pad, Pair, Relu, Same, Scale, Step, Subsample, Window
+from auditor.derivative import (
+    Add,
+    AvgPool,
+    Concatenate,
+    Elementwise,
+    MaxPool,
+    Pad,
+    Pair,
+    Relu,
+    Same,
+    Scale,
+    Step,
+    Subsample,
+    Window,
+)
 from auditor.neurons import is_activation, kind_of
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, Tensor.add, Tensor.add_)
@@ -77,7 +91,7 @@ def _concatenation(node: fx.Node, source: fx.Node, shapes: Mapping[fx.Node, torc
     parts, dim = node.args[0], node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     if not isinstance(parts, list | tuple) or dim not in (1, 1 - len(shapes[source])) or parts.count(source) != 1:
         return "they are concatenated in another dimension than the channels, or twice"
-    return Concatenate(sum(shapes[part][1] for part in parts[: parts.index(source)]))
+    return Concatenate(sum(shapes[part][1] for part in parts[: parts.index(source)] if isinstance(part, fx.Node)))
 
 
 def _pool(node: fx.Node, what: Any, before: torch.Size, after: torch.Size) -> Step | str | None:
@@ -117,7 +131,7 @@ def _pool(node: fx.Node, what: Any, before: torch.Size, after: torch.Size) -> St
 
 def _dimensions(node: fx.Node) -> set[int]:
     """The dimensions of a map (B, C, H, W) over which a mean goes."""
-    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
+    dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
     return {int(item) % 4 for item in (dim if isinstance(dim, list | tuple) else [dim])}
 
 

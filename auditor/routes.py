@@ -47,7 +47,9 @@ class RouteFinder:
     Raises EvaluationError where fewer than two layers can be followed.
     """
 
-    def __init__(self, classifier: Classifier, *, mode: Mode = "serial", node: Node = "conv", linear: bool = False) -> None:
+    def __init__(
+        self, classifier: Classifier, *, mode: Mode = "serial", node: Node = "conv", linear: bool = False
+    ) -> None:
         self.classifier = classifier
         self.network = Network(classifier, linear=linear)
         fold = node == "bn" or mode == "dag"
@@ -61,11 +63,14 @@ class RouteFinder:
         self.places = {layer: self.network.folded(layer) if fold else layer for layer in paths.layers}
         self.sums = paths.sums
         self.edges = tuple(
-            IntoLayer(self.network, edge, fold=fold) if edge.target in self.places else IntoSum(edge) for edge in paths.edges
+            IntoLayer(self.network, edge, fold=fold) if edge.target in self.places else IntoSum(edge)
+            for edge in paths.edges
         )
         passing = {edge.edge.source for edge in self.edges}
         added = {layer for layers in self.sums.values() for layer in layers}
-        self.seeds = {self.places[layer] for layer in self.places if self.places[layer] not in passing and layer not in added}
+        self.seeds = {
+            self.places[layer] for layer in self.places if self.places[layer] not in passing and layer not in added
+        }
         self.seeds |= {total for total in self.sums if total not in passing}
 
     @property
@@ -136,7 +141,10 @@ class _Run(fx.Interpreter):
         found = torch.autograd.grad(logits, list(self.leaves.values()), direction.to(logits.dtype), allow_unused=True)
         for (node, leaf), gradient in zip(self.leaves.items(), found, strict=True):
             size = torch.zeros_like(leaf) if gradient is None else gradient
-            self.gradients[node] = size.flatten(2).abs().sum(2) if size.dim() > 2 else size.abs(), confidence.to(leaf.dtype)
+            self.gradients[node] = (
+                size.flatten(2).abs().sum(2) if size.dim() > 2 else size.abs(),
+                confidence.to(leaf.dtype),
+            )
 
     def run_node(self, n: fx.Node) -> Any:
         for index, source, step in self.visits.get(n, ()):

@@ -1,4 +1,4 @@
-"""Influence and routes by brute force: hooks and automatic differentiation of each output element, nothing of the code under test."""
+"""Influence and routes by brute force: hooks and autograd for each output element, nothing of the code under test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-
 
 COPIES = 100
 
@@ -43,7 +42,9 @@ def jacobian_norms(
         network(x.expand(copies, -1, -1, -1))
         return leaf.pop(), reached.pop().flatten(2) if reached[-1].dim() > 2 else reached.pop().unsqueeze(2)
 
-    handles = [module.register_forward_hook(cut) for module in network.modules() if not isinstance(module, nn.Sequential)]
+    handles = [
+        module.register_forward_hook(cut) for module in network.modules() if not isinstance(module, nn.Sequential)
+    ]
     try:
         z, out = pass_through(1)
         norms = torch.zeros(z.shape[1], out.shape[1], dtype=z.dtype)

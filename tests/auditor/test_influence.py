@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from auditor.classifier import Classifier
 from auditor.derivative import Relu, Window
+from auditor.errors import EvaluationError
 from auditor.influence import Influence, IntoLayer
 from auditor.residual import PadShortcut, ResidualNetwork
 from auditor.routes import RouteFinder
@@ -55,10 +57,6 @@ class Beside(nn.Module):
         x = torch.relu(self.stem(x))
         x = torch.cat([functional.gelu(self.left(x)), self.right(x)], 1)
         return self.out(self.last(self.pool(torch.relu(self.norm(x)))).amax((2, 3)))
-
-
-class Dropped(nn.Sequential):
-    """A target layer that is not the whole of what follows."""
 
 
 def conv(ins: int, outs: int, kernel: int | tuple[int, int] = 3, **options: object) -> nn.Conv2d:
@@ -122,10 +120,8 @@ def sequential(name: str) -> tuple[nn.Sequential, nn.Module, nn.Module]:
     """A network with the case between its first layer and the target, then something nonlinear and the logits."""
     torch.manual_seed(0)
     first, target = nn.Conv2d(3, FIRST, 3, padding=1), CASES[name][-1]
-    outline = nn.Sequential(first, *CASES[name]).eval()
-    size = outline(torch.zeros(1, 3, 9, 11, dtype=first.weight.dtype)).numel() if first.weight.dtype == target.weight.dtype else 0
-    if not size:
-        size = outline.double()(torch.zeros(1, 3, 9, 11, dtype=torch.float64)).numel()
+    outline = nn.Sequential(first, *CASES[name]).eval().double()
+    size = outline(IMAGES[:1]).numel()
     tail = [nn.Flatten(), nn.Tanh(), nn.Linear(size, 3)]
     return randomized(nn.Sequential(first, *CASES[name], *tail)), first, target
 
@@ -191,7 +187,13 @@ def test_concatenated_channels_each_by_itself() -> None:
     network = randomized(Beside())
     finder = RouteFinder(classifier_of(network), mode="dag")
     assert not finder.left_out
-    for source, target in ((network.stem, network.left), (network.stem, network.right), (network.left, network.last), (network.right, network.last)):  # fmt: skip
+    ways = (
+        (network.stem, network.left),
+        (network.stem, network.right),
+        (network.left, network.last),
+        (network.right, network.last),
+    )
+    for source, target in ways:
         found = edge_between(finder, source, target, IMAGES[:1])
         assert error(found[0], jacobian_norms(network, IMAGES[:1], source, target)) <= TOLERANCE
 
@@ -229,7 +231,9 @@ def test_every_edge_of_the_residual_graph(residual: ResidualNetwork) -> None:
     for edge, influence in zip(finder.edges, finder.influences(RESIDUAL_IMAGE), strict=True):
         start, end = edge.edge.source, edge.edge.target
         # A sum and the normalised branch that goes into it have the same derivative onwards.
-        source = residual.get_submodule(norms[str(finder.sums[start][0].target)] if start in finder.sums else str(start.target))
+        source = residual.get_submodule(
+            norms[str(finder.sums[start][0].target)] if start in finder.sums else str(start.target)
+        )
         if end in sums:
             expected = jacobian_norms(residual, RESIDUAL_IMAGE, source, residual.get_submodule(sums[end]), before=True)
             found = torch.zeros_like(expected)
@@ -244,7 +248,7 @@ def test_every_edge_of_the_residual_graph(residual: ResidualNetwork) -> None:
             found = influence.pairs()[0]
         assert error(found, expected) <= TOLERANCE, (edge.edge.source, edge.edge.target)
         seen += 1
-    # 4 stem and block-input edges into conv1, 4 conv1 -> conv2, 3 or 4 skips: the strided one is a convolution in B.
+    # For each of the four blocks: into conv1, into conv2, and past both (in B once through a convolution, into that one).
     projected = not isinstance(residual.get_submodule("layer2.0.shortcut"), PadShortcut)
     assert seen == 4 + 4 + 4
     assert len(finder.sums) == 4
@@ -262,7 +266,9 @@ def test_the_sign_before_the_addition_would_be_wrong(residual: ResidualNetwork) 
     scale = (block.bn2.weight / (block.bn2.running_var + block.bn2.eps).sqrt()).abs()
 
     def with_mask(mask: Tensor) -> Tensor:
-        reached = functional.conv_transpose2d(torch.ones(1, 4, 8, 8, dtype=torch.float64), following.weight.abs(), padding=1)
+        reached = functional.conv_transpose2d(
+            torch.ones(1, 4, 8, 8, dtype=torch.float64), following.weight.abs(), padding=1
+        )
         return (mask[0] * reached[0]).sum((1, 2)) * scale
 
     wrong = with_mask((kept[0] > 0).double())
@@ -289,17 +295,27 @@ def test_overlapping_windows_told_apart_matter(name: str, monkeypatch: pytest.Mo
 
 
 def test_windows_that_can_hold_a_position() -> None:
-    for kernel, stride, padding, dilation in ((3, 2, 0, 1), (3, 2, 1, 1), (3, 1, 1, 1), (2, 2, 0, 2), (5, 2, 2, 1), (2, 2, 0, 1)):
+    for kernel, stride, padding, dilation in (
+        (3, 2, 0, 1),
+        (3, 2, 1, 1),
+        (3, 1, 1, 1),
+        (2, 2, 0, 2),
+        (5, 2, 2, 1),
+        (2, 2, 0, 1),
+    ):
         window = Window((kernel,) * 2, (stride,) * 2, (padding,) * 2, (dilation,) * 2)
         first = window.first(0, torch.arange(12)).tolist()
         for position in range(12):
-            holding = [q for q in range(-9, 20) for k in range(kernel) if q * stride - padding + k * dilation == position]
+            holding = [
+                q for q in range(-9, 20) for k in range(kernel) if q * stride - padding + k * dilation == position
+            ]
             assert all(first[position] <= q < first[position] + window.reach[0] for q in holding)
 
 
 def test_relu_is_read_off_its_output() -> None:
     """At exactly zero the derivative is 0, as PyTorch has it, and a later addition does not move the gate."""
-    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Tanh(), nn.Linear(4, 3))  # fmt: skip
+    layers = [nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 1, bias=False)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Tanh(), nn.Linear(4, 3))
     network[0].weight.data.fill_(1.0)
     network[2].weight.data.fill_(-2.0)
     classifier = Classifier(network, input_shape=(1, 2, 2), num_classes=3)
@@ -363,39 +379,40 @@ def three(*between: nn.Module, target: nn.Module | None = None) -> nn.Module:
         (three(nn.AvgPool2d(3, 1)), "windows of the average pool overlap"),
         (three(nn.AdaptiveAvgPool2d(4)), "windows of the average pool overlap"),
         (three(nn.AdaptiveMaxPool2d(4)), "overlap unevenly"),
-        (three(nn.ConvTranspose2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False)), "statistics of the batch"),
+        (
+            three(nn.ConvTranspose2d(4, 4, 3), nn.ReLU(), nn.BatchNorm2d(4, track_running_stats=False)),
+            "statistics of the batch",
+        ),
         (three(nn.MaxPool2d(2, 1), nn.AvgPool2d(2)), "pool with overlapping windows"),
         (three(target=nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect")), "reflect padding"),
         (three(nn.ReflectionPad2d(1)), "ReflectionPad2d is between them"),
         (Gated(), "mul is between them|several ways"),
         (Twice(), "several ways that add up"),
     ],
-    ids=["lrn", "group norm", "softmax", "avg 3/1", "adaptive", "adaptive max", "batch statistics", "two pools", "reflect", "reflect module", "squeeze and excite", "two ways"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("mode", ["serial", "dag"])
 def test_an_edge_without_a_closed_form_is_left_out_and_named(network: nn.Module, reason: str, mode: str) -> None:
     finder = RouteFinder(Classifier(network, input_shape=(3, 9, 11), num_classes=3), mode=mode)  # type: ignore[arg-type]
     assert len(finder.left_out) >= 1
     assert finder.left_out[-1].startswith("The edge ")
-    import re
-
     assert re.search(reason, " ".join(finder.left_out))
     assert len(finder.layers) == 2, "the route begins after it"
 
 
 def test_a_network_that_looks_at_its_values_is_refused() -> None:
-    from auditor.errors import EvaluationError
-
     with pytest.raises(EvaluationError, match="cannot be traced"):
         RouteFinder(Classifier(Branching(), input_shape=(3, 9, 11), num_classes=3))
 
 
 def test_numbers_of_a_hand_made_edge() -> None:
     """3x3 kernel of ones on a 3x3 map, padding 1, all active: taps reach 4, 6, 4 / 6, 9, 6 / 4, 6, 4 outputs, 49 in all."""
-    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Flatten(), nn.Tanh(), nn.Linear(9, 2))  # fmt: skip
+    layers = [nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 1, 3, padding=1, bias=False)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Tanh(), nn.Linear(9, 2))
     for index in (0, 2):
         network[index].weight.data.fill_(1.0)
-    (influence,) = RouteFinder(Classifier(network, input_shape=(1, 3, 3), num_classes=2)).influences(torch.ones(1, 1, 3, 3))
+    (influence,) = RouteFinder(Classifier(network, input_shape=(1, 3, 3), num_classes=2)).influences(
+        torch.ones(1, 1, 3, 3)
+    )
     assert isinstance(influence, Influence)
     assert np.array_equal(influence.taps[0].counts[0, 0].numpy(), [[4, 6, 4], [6, 9, 6], [4, 6, 4]])
     assert influence.pairs().item() == 49
