@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
 from auditor.classifier import Classifier
-from auditor.derivative import AvgPool, Flow, MaxPool, Pad, Pair, Same, Scale, Step, Subsample
+from auditor.derivative import Add, AvgPool, Flow, MaxPool, Pad, Pair, Same, Scale, Step, Subsample
 from auditor.errors import EvaluationError
 from auditor.neurons import kind_of
 from auditor.operations import ADDITIONS, function_of, step_of
+from auditor.tracing import shapes_in, traced
 
 MOST_PATHS = 5000
 """Paths that may lead into one layer before we give up; networks of hundreds of dense layers have hundreds."""
@@ -65,8 +66,8 @@ class Network:
 
     def __init__(self, classifier: Classifier, *, linear: bool = False) -> None:
         self.module = classifier.network
-        self.graph = _traced(self.module)
-        self.shapes = _shapes(classifier, self.graph)
+        self.graph = traced(self.module)
+        self.shapes = shapes_in(classifier, self.graph)
         names = {id(module): name for name, module in reversed(list(self.module.named_modules()))}
         calls: Counter[str] = Counter()
         self.names: dict[fx.Node, str] = {}
@@ -121,7 +122,12 @@ class Network:
         left_out: list[str] = []
         broken: set[fx.Node] = set()
         ends = [(layer, term) for layer in self._ordered(self.layers) for term in self._inputs(layer)]
-        ends += [(total, term) for total in sums for term in self._inputs(total) if term not in owner]
+        ends += [
+            (total, term)
+            for total, added in sums.items()
+            for term in self._inputs(total)
+            if owner.get(term) not in added
+        ]
         for target, end in ends:
             for path in self._paths_to(end, set(edges)):
                 found = self._edge(path, target)
@@ -146,7 +152,9 @@ class Network:
         """Additions of some layer's (normalised) output as it is, with these layers."""
         owner = {self.folded(layer): layer for layer in self.layers}
         found = {
-            node: tuple(owner[term] for term in self._inputs(node) if term in owner)
+            node: tuple(
+                owner[term] for term in self._inputs(node) if term in owner and isinstance(self._step(node, term), Add)
+            )
             for node in self.graph.nodes
             if node in self.shapes and function_of(node, self.module) in ADDITIONS
         }
@@ -196,6 +204,8 @@ class Network:
                 return f"the {module.padding_mode} padding lets one position reach another by two taps"
             if isinstance(module, nn.Linear) and len(self.shapes[path[-1]]) != 2:
                 return "the linear layer works on each position by itself"
+        elif isinstance(addition := self._step(target, path[-1]), str):
+            return addition
         return Edge(tuple(path), tuple(steps), target, begin, spatial)
 
     def _step(self, node: fx.Node, source: fx.Node) -> Step | str:
@@ -260,46 +270,3 @@ class Network:
 
 def _spatial(shape: torch.Size) -> Pair:
     return (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
-
-
-def _traced(network: nn.Module) -> fx.Graph:
-    try:
-        return fx.Tracer().trace(network)
-    except Exception as error:  # tracing runs the network's own code, which may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise EvaluationError(
-            f"The forward pass of the network cannot be traced: {reason}.",
-            "A forward pass that depends on the values or sizes it meets has no fixed graph of layers.",
-        ) from error
-
-
-class _Shapes(fx.Interpreter):
-    """Runs the traced network and notes the shape of every tensor that depends on the image, () for a tuple of tensors."""
-
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(module, graph=graph)
-        self.shapes: dict[fx.Node, torch.Size] = {}
-
-    def run_node(self, node: fx.Node) -> Any:
-        value = super().run_node(node)
-        if node.op == "placeholder" or any(item in self.shapes for item in node.all_input_nodes):
-            if isinstance(value, Tensor):
-                self.shapes[node] = value.shape
-            elif isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
-                self.shapes[node] = torch.Size()
-        return value
-
-
-def _shapes(classifier: Classifier, graph: fx.Graph) -> Mapping[fx.Node, torch.Size]:
-    images = torch.full((2, *classifier.input_shape), 0.5, device=classifier.device, dtype=classifier.dtype)
-    images[1] *= torch.linspace(0, 1, images.shape[-1], device=images.device, dtype=images.dtype)
-    with torch.no_grad():
-        x = classifier.normalize(images)
-        expected = classifier.network(x)
-        run = _Shapes(classifier.network, graph)
-        logits = run.run(classifier.normalize(images))
-    if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-5):
-        raise EvaluationError(
-            "The traced forward pass of the network does not give its logits, so that its graph is not known."
-        )
-    return run.shapes

@@ -68,8 +68,8 @@ def step_of(node: fx.Node, source: fx.Node, network: nn.Module, shapes: Mapping[
     if (isinstance(what, nn.Module) and kind_of(what) == "activation") or is_activation(what):
         return Elementwise(_applied(node, what))
     if what in ADDITIONS:
-        whole = after == before and list(node.all_input_nodes).count(source) == 1
-        return Add() if whole and node.kwargs.get("alpha", 1) == 1 else f"{name} repeats or scales what it adds"
+        once = [*node.args, *node.kwargs.values()].count(source) == 1 and node.kwargs.get("alpha", 1) == 1
+        return Add() if once and after == before else f"{name} repeats or scales what it adds"
     if what in CONCATENATIONS:
         return _concatenation(node, source, shapes)
     pool = _pool(node, what, before, after)

@@ -77,6 +77,11 @@ class RouteFinder:
     def layers(self) -> tuple[str, ...]:
         return tuple(self.network.name(layer) for layer in self.places)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """For each layer the name of the one whose output its neurons are: itself, or the normalisation after it."""
+        return tuple(self.network.name(place) for place in self.places.values())
+
     def influences(self, x: Tensor) -> tuple[Influence | SkipInfluence, ...]:
         """C of every edge, in the order of ``edges``, for images (B, C, H, W)."""
         run = _Run(self, torch.zeros(len(x), dtype=torch.int64, device=x.device))

@@ -70,7 +70,7 @@ class CriticalRoute(Analysis):
         tallies = self._tally(subject, finder)
         generator = np.random.default_rng(derive_seed(subject.seed, self.kind, "controls"))
         route = model_route([tally.clean_frequency for tally in tallies], self.model_width)
-        contrasts = self._contrasts(subject, finder.layers, route, generator)
+        contrasts = self._contrasts(subject, finder.outputs, route, generator)
         layers = [
             self._layer(depth, name, tally, contrast, generator)
             for depth, (name, tally, contrast) in enumerate(zip(finder.layers, tallies, contrasts, strict=True), 1)

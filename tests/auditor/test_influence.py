@@ -353,6 +353,20 @@ class Twice(nn.Module):
         return self.out(torch.relu(self.third(torch.relu(x))).mean((2, 3)))
 
 
+class Doubled(nn.Module):
+    """A layer's output is added to itself, once as it is and once before the next layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(5, 5, 3)
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.second(torch.relu(x + x))
+        return self.out(torch.relu(self.third(torch.relu(x))).mean((2, 3)))
+
+
 class Branching(nn.Module):
     """Its forward pass looks at the values."""
 
@@ -387,6 +401,7 @@ def three(*between: nn.Module, target: nn.Module | None = None) -> nn.Module:
         (three(target=nn.Conv2d(4, 5, 3, padding=1, padding_mode="reflect")), "reflect padding"),
         (three(nn.ReflectionPad2d(1)), "ReflectionPad2d is between them"),
         (Gated(), "mul is between them|several ways"),
+        (Doubled(), "repeats or scales"),
         (Twice(), "several ways that add up"),
     ],
 )

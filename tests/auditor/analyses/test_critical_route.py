@@ -113,6 +113,15 @@ def test_sensitivity_and_gradient_on_and_off_the_route(classifier: Classifier, f
             )
 
 
+def test_neurons_after_their_normalisation_are_measured_there(classifier: Classifier) -> None:
+    given = pairs()
+    found = CriticalRoute(node="bn").run(subject_of(classifier, given)).data["layers"][0]
+    norm = classifier.network[1]
+    change = (outputs(classifier, given.x, norm) - outputs(classifier, given.x_adv, norm)).abs()
+    assert found["name"] == "0"
+    assert found["mean"]["sensitivity"] == pytest.approx(change.mean((0, 2, 3)).numpy(), rel=1e-9)
+
+
 def test_occurrence_and_its_bound(finding: Finding) -> None:
     for layer in finding.data["layers"]:
         frequency = np.sort(layer["frequency"]["clean"])[::-1]
