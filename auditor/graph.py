@@ -58,7 +58,7 @@ class Paths(NamedTuple):
 
 
 class Network:
-    """The forward pass of a classifier's network, traced, with the shape of every value for one image.
+    """The forward pass of a classifier's network, traced, with the shape of every value for two images.
 
     ``linear``: whether linear layers count as layers too; where there is no convolution they always do. The layer whose output
     is the logits never counts. Raises EvaluationError where the network cannot be traced.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from auditor.derivative import Flow, Pair, Window
+from auditor.derivative import Flow, Pair, Won
 from auditor.graph import Edge, Network
 from auditor.operations import function_of, pair
 
@@ -153,7 +153,9 @@ class IntoLayer:
     def finish(self, flow: Flow, value: Tensor) -> Influence:
         """From the flow that arrives at the layer's input, and that input."""
         if flow.won is not None and self.plain[0, 0, 0].numel() > 1:
-            taps = tuple(self._patterns(flow, flow.dense(value), flow.won.window))
+            size = flow.dense(value)
+            dead = Taps(size.new_zeros(*size.shape[:2], *self.plain.shape[-2:]), self.plain)
+            taps = tuple(self._patterns(size, flow.won)) or (dead,)
         else:
             # With a single tap, the windows that one position won reach different outputs, so that nothing adds.
             size = flow.by_window(value)
@@ -161,12 +163,11 @@ class IntoLayer:
             taps = (Taps(size if self.whole else self._counts(size, self.meets, self.plain), self.plain),)
         return Influence(taps, flow.channels, flow.scale)
 
-    def _patterns(self, flow: Flow, size: Tensor, window: Window) -> Iterator[Taps]:
+    def _patterns(self, size: Tensor, won: Won) -> Iterator[Taps]:
         """One entry for each pattern of windows that some active position won."""
-        code = flow.won.code if flow.won is not None else torch.zeros(())
-        reach = window.reach
+        code, reach = won.code, won.window.reach
         places = (
-            window.first(axis, torch.arange(side, device=code.device)) for axis, side in enumerate(code.shape[2:])
+            won.window.first(axis, torch.arange(side, device=code.device)) for axis, side in enumerate(code.shape[2:])
         )
         dense = self.kernel.merged([], reach)
         meets = dense.meets(*places, first=(1 - reach[0], 1 - reach[1]))

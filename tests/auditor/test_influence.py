@@ -294,6 +294,15 @@ def test_overlapping_windows_told_apart_matter(name: str, monkeypatch: pytest.Mo
     assert (bound / exact)[exact > 0].max() > 1.1
 
 
+def test_nothing_active_before_an_overlapping_pool_is_no_influence() -> None:
+    network, first, target = sequential("overlapping 3/2")
+    first.weight.data.zero_()
+    first.bias.data.fill_(-1.0)
+    finder = RouteFinder(classifier_of(network))
+    assert edge_between(finder, first, target, IMAGES).count_nonzero() == 0
+    assert finder(IMAGES, torch.tensor([0, 1])).members[0].sum(1).tolist() == [1, 1]
+
+
 def test_windows_that_can_hold_a_position() -> None:
     for kernel, stride, padding, dilation in (
         (3, 2, 0, 1),

@@ -162,8 +162,13 @@ def test_a_report_that_grows_too_large_leaves_its_details_out_and_says_so(
     assert "left out here" in smaller
 
 
-@pytest.mark.parametrize("name", CHARTS)
+STANDARD = ("layer_profile", "neuron_bars", "accuracy_curve", "corruption_grid")
+"""Charts of an audit that runs what is standard; those of the other analyses are drawn in the tests of these."""
+
+
+@pytest.mark.parametrize("name", STANDARD)
 def test_every_chart_draws_its_rows(result: AuditResult, name: str) -> None:
+    assert name in CHARTS
     sections = [*document(result), *compare(result, result)]
     figures = [
         block for section in sections for block in section.blocks if isinstance(block, Figure) and block.chart == name

@@ -188,6 +188,7 @@ def test_section_and_detail_are_drawn_from_stored_data(classifier: Classifier, m
     assert len(figures) == 4 + 3
     for figure in figures:
         assert figure.rows
+        assert figure.reading.endswith(".")
         draw(figure).to_dict()
     assert detail_of(finding, ("no such layer",)) == ()
 
