@@ -181,7 +181,10 @@ class CriticalRoute(Analysis):
         }
 
     def section(self, finding: Finding) -> Section:
-        blocks = overview(finding.data, self.width, self.model_width)
+        edges = "along the longest chain" if self.mode == "serial" else "along every edge, skip connections too"
+        after = self.mode == "dag" or self.node == "bn"
+        how = f"{edges}, neurons {'after' if after else 'before'} their normalisation"
+        blocks = overview(finding.data, how, self.width, self.model_width)
         return Section(key=self.kind, title="Critical attacking route", blocks=blocks)
 
     def detail(self, finding: Finding, path: tuple[str, ...]) -> tuple[AnyBlock, ...]:

@@ -10,22 +10,25 @@ import numpy as np
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Table, Text
 
 
-def overview(data: dict[str, Any], width: float, model_width: float) -> tuple[AnyBlock, ...]:
-    """All layers: occurrence, overlap, and what lies on and off the route. The widths are those of the analysis."""
+def overview(data: dict[str, Any], how: str, width: float, model_width: float) -> tuple[AnyBlock, ...]:
+    """All layers: occurrence, overlap, and what lies on and off the route.
+
+    ``how`` says in words along which edges; the widths are those of the analysis.
+    """
     layers = data["layers"]
     share, wide = f"{100 * width:g} %", f"{100 * model_width:g} %"
     bound = max(layer["occurrence"]["bound"] for layer in layers)
     agreed = data["agreement"]
     blocks: list[AnyBlock] = [
         Text(
-            text=f"Routes of {data['images']} images and of their twins ({data['pairs']}) through {len(layers)} layers, with "
-            f"the true label: {share} of a layer's neurons on the route of an image, {wide} on that of the model."
+            text=f"Routes of {data['images']} images and of their twins ({data['pairs']}) through {len(layers)} layers, {how}, "
+            f"with the true label: {share} of a layer's neurons on the route of an image, {wide} on that of the model."
         ),
         *(Text(text=sentence, tone="note") for sentence in data["left_out"][:10]),
         Measures(
             items=(
                 Measure(
-                    title="Part of the images that agrees with all",
+                    title="Agreement of a part of the images with all of them",
                     value=agreed["mean"],
                     n=agreed["parts"],
                     unit="%",
@@ -102,7 +105,6 @@ def one_layer(layer: dict[str, Any], class_names: Sequence[str]) -> tuple[AnyBlo
             rows=rows,
             options={"x": "share of clean images", "y": "share of adversarial images", "group": "route of the model"},
             reading="Each point is one neuron. Above the diagonal it is more often on the route of an adversarial image.",
-            select="neuron",
         ),
         Table(
             title=f"The model's route in {layer['name']}, most frequent first",
