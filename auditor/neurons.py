@@ -117,6 +117,11 @@ def kind_of(module: nn.Module) -> LayerKind | None:
     return next((kind for kind, types in _MODULES.items() if isinstance(module, types)), None)
 
 
+def is_activation(function: Any) -> bool:
+    """Whether a function, a method of Tensor or one of torch or torch.nn.functional, is an elementwise activation."""
+    return function in _FUNCTIONS
+
+
 class _Watcher(TorchFunctionMode):
     """Sees modules by hooks and activations called as functions by a function mode."""
 

@@ -368,6 +368,68 @@ def class_bars(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(bars, band, rule)
 
 
+def layer_series(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """A value per layer from input to output, one line per series, with intervals where there are any.
+
+    Rows hold layer, depth, series, value, low, high. Options: ``y`` titles the axis; ``percent`` writes shares as percentages;
+    ``log`` scales logarithmically, where only positive values can be shown.
+    """
+    log = options.get("log", False)
+    shown = [row for row in rows if row["value"] is not None and not (log and row["value"] <= 0)]
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    number = ".1%" if options.get("percent") else ".4g"
+    scale = alt.Scale(type="log") if log else alt.Scale(domainMin=0)
+    base = alt.Chart(alt.Data(values=shown)).encode(
+        x=alt.X(
+            "depth:Q",
+            title="layer, from input to output",
+            axis=_whole_numbers(max((row["depth"] for row in shown), default=1)),
+        ),
+        color=alt.Color(
+            "series:N", title=None, sort=names, scale=alt.Scale(domain=names, range=SERIES_COLOURS[: len(names)])
+        ),
+    )
+    axis = alt.Axis(format=".0%") if options.get("percent") else alt.Axis()
+    line = base.mark_line(strokeWidth=1.5).encode(y=alt.Y("value:Q", scale=scale, axis=axis, title=options["y"]))
+    positive = "datum.low > 0" if log else "datum.low != null"
+    bars = base.transform_filter(positive).mark_rule().encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    points = base.mark_point(filled=True, size=60).encode(
+        y=alt.Y("value:Q", scale=scale),
+        tooltip=[
+            alt.Tooltip("layer:N"), alt.Tooltip("series:N"), alt.Tooltip("value:Q", format=number),
+            alt.Tooltip("low:Q", format=number), alt.Tooltip("high:Q", format=number),
+        ],
+    )  # fmt: skip
+    return alt.layer(line, bars, _pickable(points, options, on="layer"))
+
+
+def neuron_scatter(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """Neurons by two shares, with the diagonal; rows hold neuron, x, y, group. Options: ``x``, ``y``, ``group`` are titles."""
+    groups = sorted({row["group"] for row in rows})
+    share = alt.Scale(domain=[0, 1])
+    percent = alt.Axis(format=".0%")
+    points = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_point(filled=True, size=50, opacity=0.7)
+        .encode(
+            x=alt.X("x:Q", title=options["x"], scale=share, axis=percent),
+            y=alt.Y("y:Q", title=options["y"], scale=share, axis=percent),
+            color=alt.Color(
+                "group:N",
+                title=options["group"],
+                scale=alt.Scale(domain=groups, range=SERIES_COLOURS[: len(groups)]),
+            ),
+            tooltip=[
+                alt.Tooltip("neuron:Q"), alt.Tooltip("x:Q", title=options["x"], format=".1%"),
+                alt.Tooltip("y:Q", title=options["y"], format=".1%"), alt.Tooltip("group:N", title=options["group"]),
+            ],
+        )
+    )  # fmt: skip
+    corners = alt.Chart(alt.Data(values=[{"x": 0, "y": 0}, {"x": 1, "y": 1}]))
+    diagonal = corners.mark_line(strokeDash=[4, 4], color="#888").encode(x="x:Q", y="y:Q")
+    return alt.layer(diagonal, _pickable(points, options, on="neuron"))
+
+
 def _whole_numbers(last: int) -> alt.Axis:
     """Ticks at whole numbers from 1 on, at most about twenty of them."""
     return alt.Axis(values=list(range(1, last + 1, max(1, -(-last // 20)))), format="d")
@@ -395,5 +457,7 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         matrix,
         interval_lines,
         class_bars,
+        layer_series,
+        neuron_scatter,
     )
 }
