@@ -69,6 +69,10 @@ def test_random_channels_belong_to_the_image_and_grow_with_the_width(choice: str
     for row, sample in enumerate(SAMPLES):
         (alone,) = selector.masks(choice, (0,), 0.2, np.array([sample]), CPU)
         assert torch.equal(alone[0], small[row])
+    again = {name: [order[0], order[0]] for name, order in ORDERS.items()}
+    first, second = Selector(again, 0.3, seed=0).masks(choice, (0, 1), 0.2, SAMPLES, CPU)
+    assert torch.equal(first, small)
+    assert not torch.equal(second, small), "every layer has draws of its own"
     (other,) = Selector(ORDERS, 0.3, seed=1).masks(choice, (0,), 0.2, SAMPLES, CPU)
     assert not torch.equal(other, small)
 

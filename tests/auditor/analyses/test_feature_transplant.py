@@ -92,8 +92,16 @@ def test_transplanting_all_of_a_layer_of_a_chain_gives_the_clean_accuracy(findin
 def test_no_control_outside_where_too_few_channels_are_left(finding: Finding) -> None:
     outside = {row["width"] for row in finding.data["rows"] if row["choice"] == "outside"}
     assert outside == {0.3, 0.5}
+    route = {
+        (tuple(row["layers"]), row["width"]): row["accuracy"]["value"]
+        for row in finding.data["rows"]
+        if row["choice"] == "route"
+    }
     for row in finding.data["rows"]:
         assert (row["route_minus_this"] is None) == (row["choice"] == "route")
+        if row["route_minus_this"]:
+            more = route[tuple(row["layers"]), row["width"]] - row["accuracy"]["value"]
+            assert row["route_minus_this"]["value"] == pytest.approx(more)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
