@@ -43,3 +43,8 @@ class StagedProgress:
         total = self._done + self._current + sum(self._weights.values())
         self._highest = max(self._highest, min(1.0, (self._done + self._current * min(1.0, share)) / total))
         self._report(self._highest, what)
+
+
+def part_of(report: OnProgress, begin: float, end: float) -> OnProgress:
+    """For a part of the work: its share of 0 to 1 is reported as one of ``begin`` to ``end``."""
+    return lambda share, what: report(begin + (end - begin) * share, what)

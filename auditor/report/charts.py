@@ -201,6 +201,41 @@ def accuracy_curve(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(rule, band, line, points)
 
 
+def rate_curves(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """Rates with their intervals along a number, one line per series; rows hold x, series, value, low, high, n.
+
+    Options: ``x`` and ``y`` title the axes; ``x_format`` (default "") formats the x axis; ``series`` titles the legend.
+    """
+    names = list(dict.fromkeys(row["series"] for row in rows))
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%")
+    form = options.get("x_format", "")
+    base = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X("x:Q", title=options["x"], axis=alt.Axis(format=form) if form else alt.Axis()),
+        color=alt.Color(
+            "series:N",
+            title=options.get("series"),
+            sort=names,
+            scale=alt.Scale(
+                domain=names, range=[SERIES_COLOURS[index % len(SERIES_COLOURS)] for index in range(len(names))]
+            ),
+        ),
+    )
+    band = base.mark_area(opacity=0.12).encode(
+        y=alt.Y("low:Q", scale=scale, axis=axis, title=options["y"]), y2="high:Q"
+    )
+    line = base.mark_line().encode(y=alt.Y("value:Q", scale=scale))
+    points = base.mark_point(filled=True, size=60).encode(
+        y=alt.Y("value:Q", scale=scale),
+        tooltip=[
+            alt.Tooltip("series:N", title=options.get("series") or "series"),
+            alt.Tooltip("x:Q", title=options["x"], format=form or ".4g"),
+            alt.Tooltip("value:Q", title=options["y"], format=".1%"), alt.Tooltip("low:Q", format=".1%"),
+            alt.Tooltip("high:Q", format=".1%"), alt.Tooltip("n:Q"),
+        ],
+    )  # fmt: skip
+    return alt.layer(band, line, points)
+
+
 def corruption_grid(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """Accuracy by corruption and severity; rows hold corruption, severity, value, low, high, n. Corruptions keep their order."""
     base = alt.Chart(alt.Data(values=list(rows))).encode(
@@ -443,7 +478,6 @@ def _pickable(chart: alt.Chart, options: dict[str, Any], *, on: str) -> alt.Char
 
 
 CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
-    chart.__name__: chart
     for chart in (
         layer_profile,
         layer_map,
@@ -459,5 +493,6 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         class_bars,
         layer_series,
         neuron_scatter,
+        rate_curves,
     )
 }

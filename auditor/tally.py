@@ -1,0 +1,47 @@
+"""Tally: whether each image was classified correctly, under one condition after another; rates and paired differences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auditor.metrics import Rate, paired_difference
+
+
+class Tally:
+    """One bool per image and condition, in the order of the images."""
+
+    def __init__(self) -> None:
+        self._parts: dict[Hashable, list[NDArray[np.bool_]]] = defaultdict(list)
+
+    def add(self, condition: Hashable, hits: Tensor) -> None:
+        """The next images' outcomes under a condition, bool (B,)."""
+        self._parts[condition].append(hits.cpu().numpy())
+
+    def __contains__(self, condition: Hashable) -> bool:
+        return condition in self._parts
+
+    def __getitem__(self, condition: Hashable) -> NDArray[np.bool_]:
+        """All images' outcomes, (N,)."""
+        return np.concatenate(self._parts[condition])
+
+    def rate(self, condition: Hashable, among: NDArray[np.bool_] | None = None) -> dict[str, Any]:
+        """The share of true outcomes, among some of the images, as data (``metrics.Rate``)."""
+        hits = self[condition]
+        return Rate.of(hits if among is None else hits[among]).model_dump()
+
+    def difference(self, condition: Hashable, other: Hashable) -> dict[str, Any]:
+        """The rate under ``condition`` minus that under ``other``, image by image, as data (``metrics.PairedDifference``)."""
+        return paired_difference(self[other], self[condition])._asdict()
+
+
+def show_difference(difference: dict[str, Any] | None) -> str:
+    """``+12.0 [3.1, 20.4]``, in percentage points; a dash where there is none."""
+    if difference is None:
+        return "–"
+    return f"{100 * difference['value']:+.1f} [{100 * difference['low']:+.1f}, {100 * difference['high']:+.1f}]"

@@ -1,0 +1,157 @@
+"""Feature transplant against plain passes through a chain, channel by channel, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from auditor.analyses.feature_transplant import Condition, FeatureTransplant, spread
+from auditor.analysis import Finding, section_of
+from auditor.metrics import Rate
+from auditor.report import charts
+from auditor.report.blocks import Figure
+from auditor.routes import count_of
+from auditor.selection import Selector, clean_energy, descending, largest_filters, route_frequency
+from tests.auditor.analyses.given import Given, subject_of
+from tests.auditor.routed import CONVOLUTIONS, chain, classifier_of, images, one_by_one, same, subject
+
+ANALYSIS = FeatureTransplant(widths=2, first=2)
+
+
+@pytest.fixture(scope="module")
+def finding() -> Finding:
+    return ANALYSIS.run(subject(classifier_of(chain())))
+
+
+def test_which_transplants_are_made() -> None:
+    made = ANALYSIS.conditions(3)
+    assert ANALYSIS.shares == [0.3, 0.5, 1.0]
+    assert {condition.layers for condition in made} == {(0,), (1,), (2,), (0, 1)}
+    assert len(made) == len(set(made)) == 3 * 3 * 5 + 5
+    assert spread(3, 13) == [0, 6, 12]
+    assert spread(5, 2) == [0, 1]
+    assert spread(1, 9) == [0]
+
+
+def test_every_accuracy_equals_the_plain_pass_with_the_same_channels(finding: Finding) -> None:
+    """Image by image, channel by channel; the channels of all ways to choose but the drawn ones are found anew."""
+    network = chain()
+    looked_at = subject(classifier_of(network))
+    pairs = looked_at.pairs
+    found = route_frequency(looked_at, width=0.2, mode="serial")
+    orders = {
+        "route": found.order,
+        "norm": largest_filters(looked_at.classifier, CONVOLUTIONS),
+        "energy": [descending(item) for item in clean_energy(looked_at, CONVOLUTIONS)],
+    }
+    selector = Selector(orders, 0.3, looked_at.seed)
+    clean = {layer: network[: int(layer) + 1](pairs.x) for layer in CONVOLUTIONS}
+    answers = set()
+    for row in finding.data["rows"]:
+        condition = Condition(row["choice"], tuple(row["layers"]), row["width"])
+
+        def channels(place: int, image: int, condition: Condition = condition) -> list[int]:
+            if condition.choice in orders:
+                count = count_of(condition.width, found.sizes[place])
+                return orders[condition.choice][place][:count].tolist()
+            ids = np.array([image])
+            (mask,) = selector.masks(condition.choice, (place,), condition.width, ids, pairs.x.device)
+            return mask[0].nonzero().flatten().tolist()
+
+        hits = []
+        for image in range(24):
+
+            def edit(place: int, image: int = image, channels: object = channels) -> object:
+                def graft(output: Tensor) -> Tensor:
+                    for channel in channels(place, image):  # type: ignore[operator]
+                        output[0, channel] = clean[CONVOLUTIONS[place]][image, channel]
+                    return output
+
+                return graft
+
+            edits = {CONVOLUTIONS[place]: edit(place) for place in condition.layers}
+            logits = one_by_one(network, pairs.x_adv[image : image + 1], edits)
+            hits.append(int(logits.argmax()) == int(pairs.labels[image]))
+        assert row["accuracy"] == Rate.of(np.array(hits)).model_dump(), condition
+        answers.add(sum(hits))
+    assert len(answers) > 4, "the transplants differ, so that a mix-up would show"
+
+
+def test_transplanting_all_of_a_layer_of_a_chain_gives_the_clean_accuracy(finding: Finding) -> None:
+    whole = [row for row in finding.data["rows"] if row["width"] == 1 and row["choice"] == "route"]
+    assert len(whole) == 3
+    for row in whole:
+        assert row["accuracy"] == finding.data["clean"]
+        assert row["restored"]["value"] == 1
+        assert row["restored"]["n"] == finding.data["broken"]
+    assert finding.data["clean"]["hits"] == 21  # three labels were made wrong
+    assert finding.data["adversarial"]["hits"] < 21
+
+
+def test_no_control_outside_where_too_few_channels_are_left(finding: Finding) -> None:
+    outside = {row["width"] for row in finding.data["rows"] if row["choice"] == "outside"}
+    assert outside == {0.3, 0.5}
+    route = {
+        (tuple(row["layers"]), row["width"]): row["accuracy"]["value"]
+        for row in finding.data["rows"]
+        if row["choice"] == "route"
+    }
+    for row in finding.data["rows"]:
+        assert (row["route_minus_this"] is None) == (row["choice"] == "route")
+        if row["route_minus_this"]:
+            more = route[tuple(row["layers"]), row["width"]] - row["accuracy"]["value"]
+            assert row["route_minus_this"]["value"] == pytest.approx(more)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_batch_size_changes_nothing(finding: Finding, batch_size: int) -> None:
+    same(ANALYSIS.run(subject(classifier_of(chain()), batch_size=batch_size)).data, finding.data)
+
+
+def test_section_draws_what_was_stored(finding: Finding) -> None:
+    stored = Finding.model_validate_json(finding.model_dump_json())
+    section = section_of(stored)
+    figures = [block for block in section.blocks if isinstance(block, Figure)]
+    assert [figure.title.split()[-1] for figure in figures] == list(CONVOLUTIONS)
+    for figure in figures:
+        charts.draw(figure).to_dict()
+        route = [row for row in figure.rows if row["series"] == "on the route"]
+        assert [row["x"] for row in route] == [0, 0.3, 0.5, 1]
+        assert route[0]["value"] == finding.data["adversarial"]["value"]
+        assert route[-1]["value"] == finding.data["clean"]["value"]
+    table = section.blocks[-1]
+    assert len(table.rows) == 10
+    assert table.rows[0]["choice"] == "on the route"
+    assert table.rows[0]["difference"] == "–"
+
+
+def test_few_broken_images_and_a_route_that_is_no_better_are_flagged(finding: Finding) -> None:
+    assert [flag.name for flag in finding.flags] == ["few broken images"]
+    x, _ = images(8)
+    classifier = classifier_of(chain())
+    nothing = FeatureTransplant(widths=1, first=0).run(
+        subject_of(classifier, Given(x, x, 8, np.zeros(8, bool), classifier.logits(x).argmax(1)))
+    )
+    assert nothing.data["broken"] == 0
+    assert nothing.data["rows"][0]["restored"]["value"] is None
+    assert section_of(nothing).blocks
+    many = FeatureTransplant(widths=1, layers=1, first=1).run(subject(classifier_of(chain()), n=90, batch_size=90))
+    assert many.data["broken"] >= 30
+    equal = [
+        row["choice"]
+        for row in many.data["rows"]
+        if row["width"] == 0.3 and row["route_minus_this"] and row["route_minus_this"]["low"] <= 0
+    ]
+    assert [flag.name for flag in many.flags] == (["route no better than a control"] if equal else [])
+
+
+def test_one_image_in_float32() -> None:
+    x, x_adv = (item.float() for item in images(1))
+    classifier = classifier_of(chain()).float()
+    found = FeatureTransplant(widths=1).run(
+        subject_of(classifier, Given(x, x_adv, 1, labels=torch.zeros(1, dtype=torch.int64)))
+    )
+    assert found.data["images"] == 1
+    assert section_of(found).blocks
