@@ -478,6 +478,7 @@ def _pickable(chart: alt.Chart, options: dict[str, Any], *, on: str) -> alt.Char
 
 
 CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
+    chart.__name__: chart
     for chart in (
         layer_profile,
         layer_map,
