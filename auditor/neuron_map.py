@@ -85,7 +85,7 @@ def layer_blocks(measure: NeuronMeasure, name: str, beside: Sequence[NeuronMeasu
     blocks: list[AnyBlock] = [
         Text(text=f"{name}: {layer.kind}, {len(rows)} neurons, {len(marked)} {measure.marked_as}."),
         Figure(
-            chart="neuron_values",
+            chart="ranked_neurons",
             title=f"Neurons of {name}, largest first",
             rows=rows,
             options={
@@ -102,7 +102,7 @@ def layer_blocks(measure: NeuronMeasure, name: str, beside: Sequence[NeuronMeasu
         bars = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
         blocks.append(
             Figure(
-                chart="histogram",
+                chart="count_bars",
                 title=f"How the neurons of {name} are distributed",
                 rows=tuple({"low": low, "high": high, "count": count} for low, high, count in bars),
                 options={"x": measure.unit, "y": "neurons", "height": 180},

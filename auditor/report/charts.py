@@ -133,7 +133,7 @@ def layer_map(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(way, _pickable(boxes, options, on=on) if on else boxes, labels)
 
 
-def neuron_values(rows: Rows, options: dict[str, Any]) -> AnyChart:
+def ranked_neurons(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """Neurons sorted by a value, the marked ones standing out; rows hold neuron, rank, value, marked.
 
     Options: ``y`` titles the axis, ``marked`` the legend; ``domain``: the scale, so that several charts can share one.
@@ -158,7 +158,7 @@ def neuron_values(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return _pickable(chart, options, on="neuron")
 
 
-def histogram(rows: Rows, options: dict[str, Any]) -> AnyChart:
+def count_bars(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """How many there are in each interval; rows hold low, high, count. Options: ``x`` and ``y`` title the axes."""
     return (
         alt.Chart(alt.Data(values=list(rows)))
@@ -483,8 +483,8 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         layer_profile,
         layer_map,
         neuron_bars,
-        neuron_values,
-        histogram,
+        ranked_neurons,
+        count_bars,
         accuracy_curve,
         corruption_grid,
         interval_dots,
