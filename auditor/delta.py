@@ -17,6 +17,7 @@ from torch import Tensor
 from auditor.analysis import Pairs
 from auditor.classifier import Classifier, finite
 from auditor.head import Head, penultimate
+from auditor.moments import Moments
 
 Ordering = Literal["abs_scaled", "code", "paper"]
 Feasible = Literal["auto", "nonnegative", "any"]
@@ -127,23 +128,13 @@ def agreement(one: NDArray[np.float64], other: NDArray[np.float64], *, top: int)
 
 
 def activations_of(classifier: Classifier, head: Head, pairs: Pairs) -> Activations:
-    """Statistics of the head's input over the clean images, in one pass (Chan, Golub and LeVeque 1983)."""
-    shape = head.weight.shape[1:]
-    mean, squares, zeros = (torch.zeros(shape, dtype=torch.float64, device=classifier.device) for _ in range(3))
-    lowest, highest = torch.full_like(mean, torch.inf), torch.full_like(mean, -torch.inf)
-    images = 0
+    """Statistics of the head's input over the clean images, in one pass."""
+    moments, zeros = Moments(), torch.zeros(head.weight.shape[1], dtype=torch.float64, device=classifier.device)
     for pair in pairs:
         features = features_of(classifier, head, pair.x)
-        count = len(features)
-        step = features.mean(0) - mean
-        squares += (features - features.mean(0)).square().sum(0) + step.square() * (images * count / (images + count))
-        mean += step * (count / (images + count))
-        images += count
+        moments.add(features.T)
         zeros += (features == 0).sum(0)
-        lowest, highest = torch.minimum(lowest, features.amin(0)), torch.maximum(highest, features.amax(0))
-    # The mean of equal numbers may differ from them by rounding; a neuron that never varies has no deviation at all.
-    std = torch.where(highest > lowest, (squares / images).sqrt(), 0.0)
-    return Activations(images, mean, std, lowest, highest, zeros / images)
+    return Activations(moments.count, moments.mean, moments.std, moments.lowest, moments.highest, zeros / moments.count)
 
 
 def deltas_of(classifier: Classifier, head: Head, x: Tensor, floor: float) -> tuple[Tensor, Deltas]:
