@@ -48,8 +48,8 @@ def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, A
         },
         "by_rank": {name: getattr(seen, name).sum(0).tolist() for name in nested},
         "norms": [float(pick(norms)) for pick in (np.min, np.median, np.max)] if len(norms) else None,
-        "beyond_pgd": paired_difference(by_pgd, nested["sensitive"][:, -1])._asdict(),
-        "beyond_random": paired_difference(nested["random"][:, -1], nested["sensitive"][:, -1])._asdict(),
+        "beyond_pgd": _difference(by_pgd, nested["sensitive"][:, -1]),
+        "beyond_random": _difference(nested["random"][:, -1], nested["sensitive"][:, -1]),
     }
 
 
@@ -60,3 +60,7 @@ def _hits(changed: NDArray[np.bool_], correct: NDArray[np.bool_]) -> dict[str, N
         "error": (changed | ~correct[:, None]).sum(0),
         "error_correct": (changed & correct[:, None]).sum(0),
     }
+
+
+def _difference(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> dict[str, float]:
+    return {name: float(value) for name, value in paired_difference(one, other)._asdict().items()}

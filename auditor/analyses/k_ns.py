@@ -280,8 +280,8 @@ def _doubts(data: dict[str, Any]) -> tuple[Flag, ...]:
                 name="restricted attack beats PGD",
                 severity="warning" if beyond["low"] > 0 else "info",
                 message="An attack on single neurons changes more predictions than PGD: a sign of masked gradients.",
-                evidence=f"{beyond['only_b']} images only by k-NS, {beyond['only_a']} only by PGD, of {beyond['n']}; difference "
-                f"{100 * beyond['value']:.1f} points [{100 * beyond['low']:.1f}, {100 * beyond['high']:.1f}].",
+                evidence=f"{beyond['only_b']:g} images only by k-NS, {beyond['only_a']:g} only by PGD, of {beyond['n']:g}; "
+                f"difference {100 * beyond['value']:.1f} points [{100 * beyond['low']:.1f}, {100 * beyond['high']:.1f}].",
                 remedy="Do not quote PGD's number: run AutoAttack, and PGD with a margin loss and more restarts.",
             )
         )
@@ -292,7 +292,7 @@ def _doubts(data: dict[str, Any]) -> tuple[Flag, ...]:
                 severity="info",
                 message="Attacking the most sensitive neurons is not clearly better than attacking random ones.",
                 evidence=f"Difference {100 * control['value']:.1f} points [{100 * control['low']:.1f}, "
-                f"{100 * control['high']:.1f}], n = {control['n']}.",
+                f"{100 * control['high']:.1f}], n = {control['n']:g}.",
                 remedy="Do not read the success as evidence that the ranking finds weak neurons.",
             )
         )

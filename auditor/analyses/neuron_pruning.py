@@ -20,6 +20,7 @@ from auditor.report.blocks import Column, Figure, Section, Table, Text
 
 SHOWN = 0.2
 """Share pruned at which the ranking is compared with chance: the share that the paper names."""
+ALPHA = 0.05
 
 
 class NeuronPruning(Analysis):
@@ -35,7 +36,9 @@ class NeuronPruning(Analysis):
     steps: int = Field(
         10, ge=1, le=1000, description="Points of the curve after the first: shares 1/steps, 2/steps, ... 1."
     )
-    draws: int = Field(5, ge=1, le=1000, description="Random orders, the control.")
+    draws: int = Field(
+        20, ge=1, le=1000, description="Random orders, the control; 20 can tell an order from chance at 5 %."
+    )
     feasible: Feasible = Field(
         "auto",
         description="Outputs that Delta may move a neuron to: any, nonnegative (behind a ReLU), or auto: nonnegative where no "
@@ -135,19 +138,16 @@ _SERIES = {"most": "most sensitive first", "least": "least sensitive first", "ra
 
 
 def _rates(data: dict[str, Any], images: str, point: int) -> dict[str, dict[str, Any]]:
-    """Value and interval at a point of each curve; of the random draws the mean, and the outermost ends of their intervals."""
-    each = {name: Rate.count(hits[point], data["images"]) for name, hits in data[images].items()}
-    draws = [rate for name, rate in each.items() if name.startswith("random")]
+    """Value and interval at a point of each curve; of the random orders the mean, and the lowest and the highest."""
+    hits = {name: each[point] for name, each in data[images].items()}
+    shares = [each / data["images"] for name, each in hits.items() if name.startswith("random")]
     return {
-        "most": each["most"].model_dump(exclude={"hits"}),
-        "least": each["least"].model_dump(exclude={"hits"}),
+        "most": Rate.count(hits["most"], data["images"]).model_dump(exclude={"hits"}),
+        "least": Rate.count(hits["least"], data["images"]).model_dump(exclude={"hits"}),
         "random": {
-            "value": sum(rate.hits for rate in draws) / (len(draws) * data["images"]),
-            "low": min(rate.low or 0.0 for rate in draws),
-            "high": max(rate.high or 0.0 for rate in draws),
-            "n": data["images"],
+            "value": sum(shares) / len(shares), "low": min(shares), "high": max(shares), "n": data["images"],
         },
-    }
+    }  # fmt: skip
 
 
 def _figure(data: dict[str, Any], images: str, title: str) -> Figure:
@@ -161,7 +161,7 @@ def _figure(data: dict[str, Any], images: str, title: str) -> Figure:
         ),
         options={"x": "share of the neurons pruned", "y": "accuracy", "percent": True},
         reading="Where 'most sensitive first' falls faster than 'random order', Δ finds neurons that the predictions rest on. "
-        "Bands are 95 % Wilson intervals; the random band spans those of all draws.",
+        f"Bands are 95 % Wilson intervals; the random band goes from the worst to the best of {_draws(data)} orders.",
     )
 
 
@@ -182,23 +182,32 @@ def _table(data: dict[str, Any]) -> Table:
         title="Accuracy by neurons pruned",
         columns=(Column(key="pruned", title="Pruned"), Column(key="share", title="Share", format=".0%"), *columns),
         rows=tuple(rows),
-        caption=f"n = {data['images']}. Random: mean of {len(data['clean']) - 2} orders.",
+        caption=f"n = {data['images']}. Random: mean of {_draws(data)} orders.",
     )
 
 
+def _draws(data: dict[str, Any]) -> int:
+    return sum(name.startswith("random") for name in data["clean"])
+
+
 def _doubts(data: dict[str, Any]) -> tuple[Flag, ...]:
-    """The control: at the share that the paper names, does the order matter?"""
+    """The control: at the share that the paper names, does the order matter? If it did not, it would be the worst of so many
+    random ones with probability 1 / (draws + 1)."""
     point = min(range(len(data["pruned"])), key=lambda place: abs(data["pruned"][place] / data["neurons"] - SHOWN))
-    rates = _rates(data, "clean", point)
-    if rates["most"]["high"] < rates["random"]["low"]:
+    most = data["clean"]["most"][point]
+    as_bad = sum(hits[point] <= most for name, hits in data["clean"].items() if name.startswith("random"))
+    chance = (1 + as_bad) / (1 + _draws(data))
+    if chance < ALPHA:
         return ()
+    rates = _rates(data, "clean", point)
     return (
         Flag(
             name="pruning order does not matter",
             severity="info",
             message="Removing the most sensitive neurons does not clearly cost more accuracy than removing random ones.",
             evidence=f"{data['pruned'][point]} of {data['neurons']} neurons: {100 * rates['most']['value']:.1f} % against "
-            f"{100 * rates['random']['value']:.1f} %, n = {data['images']}.",
+            f"{100 * rates['random']['value']:.1f} %, n = {data['images']}; {as_bad} of {_draws(data)} random orders cost as "
+            f"much (p = {chance:.2f}).",
             remedy="Do not read Δ as a ranking of what the predictions rest on; or measure on more images.",
         ),
     )

@@ -118,16 +118,18 @@ def test_one_neuron_that_carries_all() -> None:
     point = next(row for row in first.rows if row["series"] == "random order" and row["x"] == 1 / 3)
     share = np.mean([hits[1] for name, hits in finding.data["clean"].items() if name.startswith("random")]) / 20
     assert point["value"] == pytest.approx(share)
-    # The band spans the intervals of the draws: Wilson of 10 of 20 is (0.299, 0.701), of 20 of 20 (0.839, 1).
-    assert (point["low"], point["high"]) == (pytest.approx(0.2993, abs=1e-4), 1)
+    assert (point["low"], point["high"]) == (0.5, 1), "the worst and the best order"
 
 
-def test_an_order_that_does_not_matter_is_flagged(classifier: Classifier) -> None:
+def test_an_order_that_does_not_matter_is_flagged_and_one_that_does_is_not(classifier: Classifier) -> None:
+    constant, heavy = copy.deepcopy(classifier), copy.deepcopy(classifier)
     with torch.no_grad():
-        constant = copy.deepcopy(classifier)
-        constant.network[5].weight *= 1e-6
-    finding = find(subject_of(constant, given(constant)))
-    assert [flag.name for flag in finding.flags] == ["pruning order does not matter"]
+        constant.network[5].weight *= 1e-6  # the bias alone decides
+        heavy.network[5].weight[:, 27:36] *= 50  # the nine neurons of one channel decide
+    (flag,) = find(subject_of(constant, given(constant))).flags
+    assert flag.name == "pruning order does not matter"
+    assert "20 of 20 random orders cost as much (p = 1.00)" in flag.evidence
+    assert not find(subject_of(heavy, given(heavy))).flags
 
 
 def test_one_image_and_the_section_from_the_data(classifier: Classifier) -> None:
