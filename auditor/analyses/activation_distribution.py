@@ -110,7 +110,8 @@ class ActivationDistribution(Analysis):
                         "x": f"output, from the lowest (0) to the highest (1) of {over}",
                         "y": "share of the outputs",
                     },
-                    reading="Each line counts the outputs of every neuron on every image. The first bin holds what is zero or "
+                    reading="Each line counts the outputs of every neuron on every image. The upright axis is a "
+                    "square root, so that small shares show. The first bin holds what is zero or "
                     f"close to it. Outputs beyond the clean range ({data['outside']}) count in the outermost bins.",
                 ),
                 Figure(

@@ -161,8 +161,8 @@ def corruption_grid(rows: Rows, options: dict[str, Any]) -> AnyChart:
 def histogram(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """Shares of values in bins, one stepped line per series; rows hold low, high (edges of a bin), share, series.
 
-    Options: ``x`` and ``y`` title the axes; ``log`` puts the edges on a logarithmic axis; ``group`` names a field (default
-    "series") that colours the lines.
+    Options: ``x`` and ``y`` title the axes; ``log`` puts the edges on a logarithmic axis, ``root`` the shares on a square-root
+    axis; ``group`` names a field (default "series") that colours the lines.
     """
     group = options.get("group", "series")
     names = list(dict.fromkeys(row[group] for row in rows))
@@ -173,7 +173,12 @@ def histogram(rows: Rows, options: dict[str, Any]) -> AnyChart:
         .mark_line(interpolate="step-after", strokeWidth=1.5)
         .encode(
             x=alt.X("low:Q", title=options["x"], scale=scale),
-            y=alt.Y("share:Q", title=options["y"], axis=alt.Axis(format="%")),
+            y=alt.Y(
+                "share:Q",
+                title=options["y"],
+                axis=alt.Axis(format="%"),
+                scale=alt.Scale(type="sqrt") if options.get("root") else alt.Undefined,
+            ),
             color=_colours(group, names),
             strokeDash=alt.StrokeDash("series:N", title=None, sort=series, legend=None if group == "series" else alt.Legend()),
             tooltip=[
@@ -220,7 +225,13 @@ def rate_curve(rows: Rows, options: dict[str, Any]) -> AnyChart:
 
 def neuron_values(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """A value of each neuron, in the order of the rows; rows hold neuron, value, marked. Options: ``y`` titles the axis;
-    ``marked`` titles the legend of the marked ones; ``log`` puts the values on a logarithmic axis."""
+    ``marked`` titles the legend of the marked ones; ``log`` puts the values on a logarithmic axis; ``group`` names a field that
+    colours the points instead."""
+    marked = alt.Color(
+        "marked:N", title=options["marked"], scale=alt.Scale(domain=["yes", "no"], range=["#d98032", "#9fb3c8"])
+    )
+    group = options.get("group")
+    colour = _colours(group, list(dict.fromkeys(row[group] for row in rows))) if group else marked
     labelled = len(rows) <= 64
     chart = (
         alt.Chart(alt.Data(values=list(rows)))
@@ -229,17 +240,13 @@ def neuron_values(rows: Rows, options: dict[str, Any]) -> AnyChart:
             x=alt.X(
                 "neuron:O",
                 title="neuron, by its index in the layer",
-                sort=[row["neuron"] for row in rows],
+                sort=list(dict.fromkeys(row["neuron"] for row in rows)),
                 axis=alt.Axis(labels=labelled, ticks=labelled, labelOverlap=True),
             ),
             y=alt.Y(
                 "value:Q", title=options["y"], scale=alt.Scale(type="log") if options.get("log") else alt.Undefined
             ),
-            color=alt.Color(
-                "marked:N",
-                title=options["marked"],
-                scale=alt.Scale(domain=["yes", "no"], range=["#d98032", "#9fb3c8"]),
-            ),
+            color=colour,
             tooltip=[alt.Tooltip("neuron:Q"), alt.Tooltip("value:Q", title=options["y"], format=".4g")],
         )
     )

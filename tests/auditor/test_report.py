@@ -162,9 +162,17 @@ def test_a_report_that_grows_too_large_leaves_its_details_out_and_says_so(
     assert "left out here" in smaller
 
 
+@pytest.fixture(scope="module")
+def deeper() -> AuditResult:
+    """An audit with analyses that do not run unless asked for."""
+    classifier = small_classifier()
+    spec = SPEC | {"analyses": [{"kind": "delta_values"}, {"kind": "neuron_pruning"}], "curve": [], "corruptions": []}
+    return audit.run(AuditSpec.load(spec), classifier, labelled(classifier, n=60), model_sha256="a" * 64)
+
+
 @pytest.mark.parametrize("name", CHARTS)
-def test_every_chart_draws_its_rows(result: AuditResult, name: str) -> None:
-    sections = [*document(result), *compare(result, result)]
+def test_every_chart_draws_its_rows(result: AuditResult, deeper: AuditResult, name: str) -> None:
+    sections = [*document(result), *document(deeper), *compare(result, result), *compare(deeper, deeper)]
     figures = [
         block for section in sections for block in section.blocks if isinstance(block, Figure) and block.chart == name
     ]
