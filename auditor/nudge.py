@@ -118,6 +118,10 @@ def first_order(classifier: Classifier, layers: Sequence[Layer], x: Tensor) -> d
 
     def bump(name: str) -> Callable[[Tensor], Tensor]:
         def add(output: Tensor) -> Tensor:
+            if len(output) != len(x):
+                raise EvaluationError(
+                    f"Layer {name} does not keep one row per image; its neurons cannot be told apart."
+                )
             bumps[name] = output.new_zeros(output.shape[:2]).requires_grad_()
             return output + bumps[name].view(*output.shape[:2], *[1] * (output.dim() - 2))
 

@@ -144,7 +144,10 @@ class DeltaValues(Analysis):
         )
 
 
-_INFINITE = "Share of (image, neuron) pairs where no feasible change of that neuron alone changes the prediction."
+_INFINITE = (
+    "Share of (image, neuron) pairs where no feasible change of that neuron alone changes the prediction. The interval takes "
+    "pairs as independent."
+)
 
 
 def _neurons(data: dict[str, Any]) -> tuple[dict[str, Any], ...]:

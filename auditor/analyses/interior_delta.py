@@ -97,7 +97,7 @@ class InteriorDelta(Analysis):
                 Figure(
                     chart="layer_profile",
                     title="Delta-values of each layer",
-                    rows=tuple(data["layers"]),
+                    rows=tuple(_profile(layer) for layer in data["layers"]),
                     options={
                         "series": {
                             "median": "all neurons (median)",
@@ -182,7 +182,7 @@ class InteriorDelta(Analysis):
                 Column(key="failed", title="Not verified"),
             ),
             rows=tuple(
-                row
+                _profile(row)
                 | {
                     "beyond": str(Rate.count(row["infinite"], row["pairs"])),
                     "rises": str(Rate.count(row["raised"], row["pairs"] - row["infinite"])),
@@ -221,6 +221,11 @@ def _survey(exact: Classifier, layers: list[Layer], pairs: Thinned) -> Survey:
         for name, estimate in first_order(exact, layers, x).items():
             estimates[name].append(estimate[clear])
     return Survey(tied, predicted, {name: torch.cat(parts) for name, parts in estimates.items()})
+
+
+def _profile(layer: dict[str, Any]) -> dict[str, Any]:
+    """A layer without its neurons."""
+    return {name: value for name, value in layer.items() if name != "chosen"}
 
 
 def _neuron(layer: dict[str, Any], row: dict[str, Any], bound: float) -> Measures:

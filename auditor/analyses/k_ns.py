@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -88,9 +89,12 @@ class KNeuronSensitivityAttack(Analysis):
         activations = activations_of(classifier, head, subject.pairs)
         relu, parts = (0 if self.fake_relu == "never" else last_relu(classifier)), list[NeuronAttackOutcome]()
         for pair in pairs:
-            parts.append(self._attack(subject, head, activations, relu, pair))
             done = sum(len(part.correct) for part in parts)
-            subject.on_progress(0.85 * done / len(pairs), self.title)
+
+            def hear(share: float, done: int = done, count: int = len(pair.sample)) -> None:
+                subject.on_progress(0.85 * (done + share * count) / len(pairs), self.title)
+
+            parts.append(self._attack(subject, head, activations, relu, pair, hear))
         seen = NeuronAttackOutcome.joined(parts)
         stopped = run_attack(
             classifier,
@@ -167,9 +171,15 @@ class KNeuronSensitivityAttack(Analysis):
         )
 
     def _attack(
-        self, subject: Subject, head: Head, activations: Activations, relu: int, pair: Pair
+        self,
+        subject: Subject,
+        head: Head,
+        activations: Activations,
+        relu: int,
+        pair: Pair,
+        hear: Callable[[float], None],
     ) -> NeuronAttackOutcome:
-        """Both attacks on some images."""
+        """Both attacks on some images; ``hear`` is told the share done."""
         classifier = subject.classifier
         x, count = pair.x.to(classifier.dtype), min(self.neurons, len(activations.mean))
         features = features_of(classifier, head, x)
@@ -196,6 +206,7 @@ class KNeuronSensitivityAttack(Analysis):
                     iterations=self.iterations, best=self.best, relu=relu,
                 )  # fmt: skip
                 changed.append(attacked.changed)
+                hear(sum(map(len, changed)) / (2 * len(owner)))
                 distance.append(subject.threat.ball(x[:1]).distance(attacked.x_adv, x[owner[part]]))
         some = known.any(1)
         hits = torch.cat(changed).view(2, len(x), count) & some[:, None]

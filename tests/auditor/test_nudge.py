@@ -164,3 +164,22 @@ def test_a_network_that_needs_float32_is_declined() -> None:
     with pytest.raises(EvaluationError, match="does not run in float64"):
         in_float64(classifier)
     assert classifier.dtype == torch.float32, "the classifier itself stays as it is"
+
+
+def test_a_layer_that_folds_its_images_is_declined() -> None:
+    """Every image becomes four rows: a channel is no longer one neuron of one image."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = torch.cat(x.split(3, 3)).split(3, 2)
+            return self.head(self.conv(torch.cat(parts)).reshape(4, len(x), 4).movedim(0, 1).flatten(1))
+
+    classifier = Classifier(Windows(), input_shape=SHAPE, num_classes=3)
+    with pytest.raises(EvaluationError, match="does not keep one row per image"):
+        first_order(
+            classifier, [layer for layer in list_layers(classifier) if layer.name == "conv"], torch.rand(2, *SHAPE)
+        )

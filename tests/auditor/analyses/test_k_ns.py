@@ -205,3 +205,17 @@ def test_the_section_comes_from_the_data(subject: Subject) -> None:
     assert all(row["n"] == 12 for figure in figures for row in figure.rows)
     (table,) = [block for block in blocks if isinstance(block, Table)]
     assert [row["attack"] for row in table.rows][:5] == ["1-NS", "4-NS", "1-random", "4-random", "PGD"]
+
+
+def test_progress_grows_to_the_end_and_may_stop_the_work(subject: Subject) -> None:
+    shares: list[float] = []
+    find(replace(subject, batch_size=5, on_progress=lambda share, what: shares.append(share)))
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert len({round(share, 3) for share in shares}) > 10
+
+    def stop(share: float, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(replace(subject, on_progress=stop))
