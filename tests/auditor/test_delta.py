@@ -184,7 +184,7 @@ def test_a_neuron_that_never_varies_has_no_deviation_at_all() -> None:
 def test_the_orderings_by_hand() -> None:
     one, two = torch.tensor([1.0, 0.0, 2.0, 0.5]).double(), torch.tensor([2.0, 0.0, 1.0, 0.5]).double()
     activations = Activations(9, one, two, one, one, one)
-    delta = torch.tensor([[-4.0, 1.0, 3.0, math.inf]]).double()
+    delta = torch.tensor([[-4.0, -1.0, 3.0, math.inf]]).double()
     # |D|/s: 4/2, never varies, 3/1, infinite.   (D-m)/s: (-4-1)/2, -, (3-2)/1, -.   |(D-m)/s|: 2.5, -, 1, -.
     assert scores(delta, activations, "abs_scaled").tolist() == [[2, math.inf, 3, math.inf]]
     assert scores(delta, activations, "code").tolist() == [[-2.5, math.inf, 1, math.inf]]

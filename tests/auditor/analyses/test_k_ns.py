@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from auditor.analyses import k_ns
 from auditor.analyses.k_ns import KNeuronSensitivityAttack
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.attack import ATTACKS
@@ -18,6 +19,7 @@ from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
+from auditor.neuron_attack import Attacked, Targets
 from auditor.neuron_attack_outcome import NeuronAttackOutcome, counted
 from auditor.report.blocks import Figure, Table
 from auditor.report.charts import draw
@@ -50,10 +52,8 @@ def subject(classifier: Classifier, data: ImageDataset, tmp_path_factory: pytest
     return attacked(classifier, data, tmp_path_factory.mktemp("twins"), epsilon=48 / 255)
 
 
-def plain_successes(
-    classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """For each image and each of its most sensitive neurons: did the attack change the prediction? And its Delta-order."""
+def plain_successes(classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int) -> np.ndarray:
+    """For each image and each of its most sensitive neurons: did the attack change the prediction?"""
     features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
     delta, _ = restated(features, logits, classifier.network[5].weight, 0.0)
     std = features.numpy().std(0)
@@ -72,19 +72,48 @@ def plain_successes(
             _, hits[b, rank] = plain_attack(
                 classifier, x[b], goal, int(neuron), predicted, threat, iterations, "output"
             )
-    return hits, order
+    return hits
 
 
 @pytest.mark.parametrize("threat", [ThreatModel(epsilon=48 / 255), ThreatModel(norm=Norm.L2, epsilon=1.5)], ids=str)
 def test_every_success_is_that_of_a_plain_loop(subject: Subject, data: ImageDataset, threat: ThreatModel) -> None:
     """True gradients everywhere; ranks, targets and attacks restated in the test."""
     x = data.images(subject.ids).double()
-    hits, _ = plain_successes(subject.classifier, x, threat, 4, 6)
+    hits = plain_successes(subject.classifier, x, threat, 4, 6)
     found = find(replace(subject, threat=threat), fake_relu="never").data
     assert 0 < hits.sum() < hits.size
     assert found["by_rank"]["sensitive"] == hits.sum(0).tolist()
     assert found["sensitive"]["changed"] == np.logical_or.accumulate(hits, 1).sum(0).tolist()
     assert not found["identity_relu"]
+
+
+def test_a_neuron_without_a_change_of_its_own_aims_at_the_largest_of_its_image(
+    subject: Subject, data: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the attack is given, for all 72 neurons of every image, some without a finite Delta."""
+    given: list[Targets] = []
+
+    def attack(classifier: Classifier, head: object, x: Tensor, targets: Targets, *_: object, **__: object) -> Attacked:
+        given.append(targets)
+        return Attacked(x, torch.zeros(len(x), dtype=torch.bool))
+
+    monkeypatch.setattr(k_ns, "attack_neurons", attack)
+    find(subject, neurons=72)
+    x, classifier = data.images(subject.ids).double(), subject.classifier
+    features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
+    delta, _ = restated(features, logits, classifier.network[5].weight, 0.0)
+    assert np.isinf(delta).sum() > 100
+    largest = np.where(np.isfinite(delta), delta, -np.inf).max(1, keepdims=True)
+    change = np.where(np.isinf(delta), largest, delta)
+    goals, neurons = torch.cat([each.features for each in given]), torch.cat([each.neuron for each in given])
+    dead = torch.cat([each.passing for each in given])
+    owner = np.tile(np.arange(12).repeat(72), 2)  # sensitive neurons first, random ones second
+    expected = features.numpy()[owner].copy()
+    assert dead.tolist() == (expected[np.arange(len(owner)), neurons] == 0).tolist()
+    expected[np.arange(len(owner)), neurons] += change[owner, neurons]
+    assert np.allclose(goals, expected, rtol=1e-12)
+    for orders in neurons.view(2, 12, 72):
+        assert all(sorted(order) == list(range(72)) for order in orders.tolist())
 
 
 def test_pgd_is_judged_alike_on_the_same_images_and_ball(subject: Subject, data: ImageDataset) -> None:
