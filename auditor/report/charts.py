@@ -465,6 +465,107 @@ def neuron_scatter(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(diagonal, _pickable(points, options, on="neuron"))
 
 
+def histogram(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """Shares of values in bins, one stepped line per series; rows hold low, high (edges of a bin), share, series.
+
+    Options: ``x`` and ``y`` title the axes; ``log`` puts the edges on a logarithmic axis, ``root`` the shares on a square-root
+    axis; ``group`` names a field (default "series") that colours the lines.
+    """
+    group = options.get("group", "series")
+    names = list(dict.fromkeys(row[group] for row in rows))
+    series = list(dict.fromkeys(row["series"] for row in rows))
+    scale = alt.Scale(type="log") if options.get("log") else alt.Scale(zero=False)
+    return (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_line(interpolate="step-after", strokeWidth=1.5)
+        .encode(
+            x=alt.X("low:Q", title=options["x"], scale=scale),
+            y=alt.Y(
+                "share:Q",
+                title=options["y"],
+                axis=alt.Axis(format="%"),
+                scale=alt.Scale(type="sqrt") if options.get("root") else alt.Undefined,
+            ),
+            color=_colours(group, names),
+            strokeDash=alt.StrokeDash("series:N", title=None, sort=series, legend=None if group == "series" else alt.Legend()),
+            tooltip=[
+                alt.Tooltip("series:N"), alt.Tooltip("low:Q", title="from", format=".3g"),
+                alt.Tooltip("high:Q", title="to", format=".3g"), alt.Tooltip("share:Q", format=".2%"),
+            ],
+        )
+    )  # fmt: skip
+
+
+def rate_curve(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """Rates with their intervals against a number; rows hold x, series, value, low, high, n.
+
+    Options: ``x`` and ``y`` title the axes; ``percent`` shows x in percent; ``group`` names a field (default "series") that
+    colours the lines.
+    """
+    group = options.get("group", "series")
+    names = list(dict.fromkeys(row[group] for row in rows))
+    series = list(dict.fromkeys(row["series"] for row in rows))
+    format = "%" if options.get("percent") else "d"
+    values = sorted({row["x"] for row in rows})
+    axis = alt.Axis(format=format, values=values if len(values) <= 20 else alt.Undefined)
+    scale, percent = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%")
+    base = alt.Chart(alt.Data(values=list(rows))).encode(
+        x=alt.X("x:Q", title=options["x"], axis=axis),
+        color=_colours(group, names),
+        detail="series:N",
+    )
+    band = base.mark_area(opacity=0.15).encode(
+        y=alt.Y("low:Q", scale=scale, axis=percent, title=options["y"]), y2="high:Q"
+    )
+    line = base.mark_line().encode(y=alt.Y("value:Q", scale=scale))
+    points = base.mark_point(filled=True, size=60).encode(
+        y=alt.Y("value:Q", scale=scale),
+        shape=alt.Shape("series:N", title=None, sort=series, legend=None if group == "series" else alt.Legend()),
+        tooltip=[
+            alt.Tooltip("series:N"), alt.Tooltip("x:Q", title=options["x"], format=format),
+            alt.Tooltip("value:Q", title=options["y"], format=".1%"), alt.Tooltip("low:Q", format=".1%"),
+            alt.Tooltip("high:Q", format=".1%"), alt.Tooltip("n:Q"),
+        ],
+    )  # fmt: skip
+    return alt.layer(band, line, points)
+
+
+def neuron_values(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """A value of each neuron, in the order of the rows; rows hold neuron, value, marked. Options: ``y`` titles the axis;
+    ``marked`` titles the legend of the marked ones; ``log`` puts the values on a logarithmic axis; ``group`` names a field that
+    colours the points instead."""
+    marked = alt.Color(
+        "marked:N", title=options["marked"], scale=alt.Scale(domain=["yes", "no"], range=["#d98032", "#9fb3c8"])
+    )
+    group = options.get("group")
+    colour = _colours(group, list(dict.fromkeys(row[group] for row in rows))) if group else marked
+    labelled = len(rows) <= 64
+    chart = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_point(filled=True, size=40)
+        .encode(
+            x=alt.X(
+                "neuron:O",
+                title="neuron, by its index in the layer",
+                sort=list(dict.fromkeys(row["neuron"] for row in rows)),
+                axis=alt.Axis(labels=labelled, ticks=labelled, labelOverlap=True),
+            ),
+            y=alt.Y(
+                "value:Q", title=options["y"], scale=alt.Scale(type="log") if options.get("log") else alt.Undefined
+            ),
+            color=colour,
+            tooltip=[alt.Tooltip("neuron:Q"), alt.Tooltip("value:Q", title=options["y"], format=".4g")],
+        )
+    )
+    return _pickable(chart, options, on="neuron")
+
+
+def _colours(field: str, names: list[Any]) -> alt.Color:
+    """Colours of a field's values, in their order."""
+    colours = [SERIES_COLOURS[index % len(SERIES_COLOURS)] for index in range(len(names))]
+    return alt.Color(f"{field}:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours))
+
+
 def _whole_numbers(last: int) -> alt.Axis:
     """Ticks at whole numbers from 1 on, at most about twenty of them."""
     return alt.Axis(values=list(range(1, last + 1, max(1, -(-last // 20)))), format="d")
@@ -495,5 +596,8 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         layer_series,
         neuron_scatter,
         rate_curves,
+        histogram,
+        rate_curve,
+        neuron_values,
     )
 }

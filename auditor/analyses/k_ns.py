@@ -1,0 +1,310 @@
+"""The k-NS attack: gradient descent that aims at single sensitive neurons of the last hidden layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.attack import ATTACKS
+from auditor.criterion import Misclassification
+from auditor.delta import (
+    ORDERINGS,
+    Activations,
+    Feasible,
+    Ordering,
+    activations_of,
+    deltas_of,
+    features_of,
+    ordered,
+    scores,
+)
+from auditor.errors import EvaluationError
+from auditor.evaluation import run_attack
+from auditor.flag import Flag
+from auditor.head import Head, head_of
+from auditor.identity_relu import last_relu
+from auditor.metrics import Rate
+from auditor.neuron_attack import STEP, Best, Targets, attack_neurons
+from auditor.neuron_attack_outcome import NeuronAttackOutcome, counted
+from auditor.randomness import RowRandom
+from auditor.report.blocks import Column, Figure, Measures, Section, Table, Text
+from auditor.thinned import Thinned
+from auditor.threat import Norm
+
+KS = (1, 4, 8, 16)
+"""Numbers of neurons that the paper's Table 1 gives."""
+AUDIT = 500
+"""Samples that an audit gives its analyses unless told otherwise; the cost is spread over them."""
+
+
+class KNeuronSensitivityAttack(Analysis):
+    """Success of an attack that aims at the k most sensitive neurons, one at a time (Suri and Evans 2020, arXiv 2003.09372).
+
+    For each image and each of its k neurons with the lowest Delta-value, gradient descent moves the features to where that
+    neuron alone would change the prediction; one success is enough. Beside it stand the same attack on random neurons and
+    PGD on the whole output in the same ball: a restricted attack that does better than PGD means that PGD's number
+    overstates the robustness.
+    """
+
+    title: ClassVar[str] = "k-NS attack"
+    kind: Literal["k_ns"] = "k_ns"
+    neurons: int = Field(16, ge=1, le=1024, description="Neurons of each image that are attacked: the largest k.")
+    iterations: int = Field(50, ge=1, le=10_000, description="Gradient steps for each neuron.")
+    ordering: Ordering = Field(
+        "abs_scaled",
+        description="Score that ranks neurons, lowest first: |Δ|/σ, or the code's (Δ-μ)/σ, or the paper's |(Δ-μ)/σ|.",
+    )
+    best: Best = Field(
+        "output",
+        description="Which iterate counts: highest cross-entropy of the whole model (output), or lowest loss of its own (loss).",
+    )
+    fake_relu: Literal["dead", "always", "never"] = Field(
+        "dead",
+        description="When the last ReLU passes gradients on unchanged: for neurons that the image does not activate, always, "
+        "or never.",
+    )
+    feasible: Feasible = Field(
+        "auto",
+        description="Outputs that a neuron may be aimed at: any, nonnegative (behind a ReLU), or auto: nonnegative where no "
+        "clean image ever gave a negative one.",
+    )
+    images: int = Field(100, ge=1, le=1_000_000, description="Images, at most, evenly spaced over the samples.")
+    pgd_steps: int = Field(100, ge=1, le=10_000, description="Steps of PGD, which the attack is compared with.")
+    pgd_restarts: int = Field(4, ge=1, le=1000, description="Random starts of that PGD.")
+
+    @property
+    def cost(self) -> float:
+        both = 2 * self.neurons * (3 * self.iterations + 1)
+        return 1 + (both + 3 * self.pgd_steps * self.pgd_restarts) * self.images / AUDIT
+
+    def run(self, subject: Subject) -> Finding:
+        if subject.threat.norm not in (Norm.LINF, Norm.L2):
+            raise EvaluationError(f"The k-NS attack works in L∞ and L2, not in {subject.threat.norm.symbol}.")
+        classifier, pairs = subject.classifier, Thinned(subject.pairs, self.images)
+        head = head_of(classifier)
+        activations = activations_of(classifier, head, subject.pairs)
+        relu, parts = (0 if self.fake_relu == "never" else last_relu(classifier)), list[NeuronAttackOutcome]()
+        for pair in pairs:
+            done = sum(len(part.correct) for part in parts)
+
+            def hear(share: float, done: int = done, count: int = len(pair.sample)) -> None:
+                subject.on_progress(0.85 * (done + share * count) / len(pairs), self.title)
+
+            parts.append(self._attack(subject, head, activations, relu, pair, hear))
+        seen = NeuronAttackOutcome.joined(parts)
+        stopped = run_attack(
+            classifier,
+            ATTACKS.build(
+                "pgd", {"steps": self.pgd_steps, "step_size": STEP / self.pgd_steps, "restarts": self.pgd_restarts}
+            ),
+            subject.threat,
+            subject.dataset,
+            subject.ids[pairs.positions],
+            Misclassification(torch.from_numpy(seen.predicted).to(classifier.device)),
+            seed=subject.seed,
+            batch_size=subject.batch_size,
+            on_progress=lambda share, what: subject.on_progress(0.85 + 0.15 * share, f"{self.title}: {what}"),
+        )
+        data = {
+            "layer": head.name,
+            "threat": str(subject.threat),
+            "twins": subject.pairs_from,
+            "identity_relu": relu > 0,
+            **counted(seen, stopped.fooled),
+        }
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data))
+
+    def section(self, finding: Finding) -> Section:
+        data = finding.data
+        most = len(data["sensitive"]["changed"])
+        shown = sorted({k for k in KS if k <= most} | {most})
+        return Section(
+            key=self.kind,
+            title="k-NS attack",
+            blocks=(
+                Text(
+                    text=f"Gradient descent on {data['images']} clean images within {data['threat']}, aiming at one input of "
+                    f"{data['layer']} at a time: the k with the lowest {ORDERINGS[self.ordering]} of each image, "
+                    f"{self.iterations} steps each. {data['aimless']} images have no neuron that alone could change the "
+                    f"prediction, and count as failures. PGD: {self.pgd_steps} steps from {self.pgd_restarts} random starts, on "
+                    "the same images."
+                ),
+                Measures(
+                    items=(
+                        _rate(data, data["sensitive"]["changed"][-1]).measure(
+                            f"{most}-NS changes the prediction", higher_is_better=False
+                        ),
+                        _rate(data, data["random"]["changed"][-1]).measure(
+                            f"{most} random neurons",
+                            higher_is_better=False,
+                            explanation="The control: the same attack.",
+                        ),
+                        _rate(data, data["pgd"]["changed"]).measure(
+                            "PGD changes the prediction", higher_is_better=False
+                        ),
+                    )
+                ),
+                Figure(
+                    chart="rate_curve",
+                    title="Predictions changed against the number of neurons",
+                    rows=tuple(_curve(data, most)),
+                    options={"x": "k, neurons attacked one at a time", "y": "images with a changed prediction"},
+                    reading="An image counts when any of its first k neurons' attacks changes the prediction, so that the lines "
+                    "cannot fall. PGD aims at the whole output; where a line lies above it, PGD overstates the robustness. "
+                    "Bands are 95 % Wilson intervals.",
+                ),
+                Figure(
+                    chart="rate_curve",
+                    title="Success of each single neuron",
+                    rows=tuple(_ranks(data)),
+                    options={"x": "rank of the neuron, 1 = most sensitive", "y": "images with a changed prediction"},
+                    reading="The attack on the neuron of this rank alone. A falling line means that sensitive neurons are easier "
+                    "targets; random neurons have no rank and stay level.",
+                ),
+                _table(data, shown),
+                Text(text=_norms(data)),
+            ),
+        )
+
+    def _attack(
+        self,
+        subject: Subject,
+        head: Head,
+        activations: Activations,
+        relu: int,
+        pair: Pair,
+        hear: Callable[[float], None],
+    ) -> NeuronAttackOutcome:
+        """Both attacks on some images; ``hear`` is told the share done."""
+        classifier = subject.classifier
+        x, count = pair.x.to(classifier.dtype), min(self.neurons, len(activations.mean))
+        features = features_of(classifier, head, x)
+        _, deltas = deltas_of(classifier, head, x, activations.floor(self.feasible))
+        known = deltas.value.isfinite()
+        largest = deltas.value.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
+        delta = torch.where(known, deltas.value, torch.where(largest.isfinite(), largest, 0.0))
+        predicted = classifier.logits(x).argmax(1)
+        twin = classifier.logits(pair.x_adv.to(x)).argmax(1) != predicted
+        draws = RowRandom(subject.seed, "k-ns", [(sample,) for sample in pair.sample.tolist()]).uniform(features)
+        orders = (ordered(scores(deltas.value, activations, self.ordering)), ordered(draws))
+        changed, distance = [], []
+        owner = torch.arange(len(x), device=x.device).repeat_interleave(count)
+        for order in orders:
+            neuron = order[:, :count].flatten()
+            own = features[owner].gather(1, neuron[:, None])
+            aim = features[owner].scatter_add(1, neuron[:, None], delta[owner].gather(1, neuron[:, None]))
+            passing = torch.full_like(neuron, self.fake_relu == "always", dtype=torch.bool) | (own[:, 0] == 0)
+            targets = Targets(aim, neuron, predicted[owner], passing)
+            for start in range(0, len(owner), subject.batch_size):
+                part = slice(start, start + subject.batch_size)
+                attacked = attack_neurons(
+                    classifier, head, x[owner[part]], targets.part(part), subject.threat,
+                    iterations=self.iterations, best=self.best, relu=relu,
+                )  # fmt: skip
+                changed.append(attacked.changed)
+                hear(sum(map(len, changed)) / (2 * len(owner)))
+                distance.append(subject.threat.ball(x[:1]).distance(attacked.x_adv, x[owner[part]]))
+        some = known.any(1)
+        hits = torch.cat(changed).view(2, len(x), count) & some[:, None]
+        lengths = torch.cat(distance).view(2, len(x), count)[0].double().masked_fill(~hits[0], torch.nan)
+        arrays = (predicted, predicted == pair.labels, twin, ~some, hits[0], hits[1], lengths)
+        return NeuronAttackOutcome(*(array.cpu().numpy() for array in arrays))
+
+
+def _rate(data: dict[str, Any], hits: int) -> Rate:
+    return Rate.count(hits, data["images"])
+
+
+def _row(x: int, series: str, rate: Rate) -> dict[str, Any]:
+    return {"x": x, "series": series, **rate.model_dump(exclude={"hits"})}
+
+
+_SERIES = {"sensitive": "most sensitive neurons", "random": "random neurons"}
+
+
+def _curve(data: dict[str, Any], most: int) -> list[dict[str, Any]]:
+    rows = [
+        _row(k, series, _rate(data, hits))
+        for name, series in _SERIES.items()
+        for k, hits in enumerate(data[name]["changed"], 1)
+    ]
+    whole = {"pgd": "PGD", "audit": "the audit's attack"}
+    return rows + [
+        _row(k, series, _rate(data, data[name]["changed"])) for name, series in whole.items() for k in sorted({1, most})
+    ]
+
+
+def _ranks(data: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        _row(rank, series, _rate(data, hits))
+        for name, series in _SERIES.items()
+        for rank, hits in enumerate(data["by_rank"][name], 1)
+    ]
+
+
+def _table(data: dict[str, Any], shown: list[int]) -> Table:
+    lines = [
+        (f"{k}-{what}", {key: hits[k - 1] for key, hits in data[name].items()})
+        for name, what in (("sensitive", "NS"), ("random", "random"))
+        for k in shown
+    ]
+    lines += [("PGD", data["pgd"]), (f"the audit's twins: {data['twins']}", data["audit"])]
+    return Table(
+        title="Success under each definition",
+        columns=(
+            Column(key="attack", title="Attack"),
+            Column(key="changed", title="Prediction changed"),
+            Column(key="error", title="Wrong, of all"),
+            Column(key="error_correct", title="Wrong, of those right before"),
+        ),
+        rows=tuple(
+            {
+                "attack": name,
+                "changed": str(_rate(data, hits["changed"])),
+                "error": str(_rate(data, hits["error"])),
+                "error_correct": str(Rate.count(hits["error_correct"], data["correct"])),
+            }
+            for name, hits in lines
+        ),
+        caption=f"'Changed': another class than for the clean image, of all {data['images']} images. 'Wrong, of all': not the "
+        "label, the clean image being one of the attacker's choices (1 - accuracy). The two versions of the paper use one each. "
+        f"'Of those right before': of the {data['correct']} images classified correctly.",
+    )
+
+
+def _norms(data: dict[str, Any]) -> str:
+    if data["norms"] is None:
+        return "No attack on a sensitive neuron succeeded."
+    low, middle, high = data["norms"]
+    return f"Norm of the perturbations that succeeded: {low:.4g} to {high:.4g}, median {middle:.4g}."
+
+
+def _doubts(data: dict[str, Any]) -> tuple[Flag, ...]:
+    doubts, beyond, control = [], data["beyond_pgd"], data["beyond_random"]
+    if beyond["value"] > 0:
+        doubts.append(
+            Flag(
+                name="restricted attack beats PGD",
+                severity="warning" if beyond["low"] > 0 else "info",
+                message="An attack on single neurons changes more predictions than PGD: a sign of masked gradients.",
+                evidence=f"{beyond['only_b']:g} images only by k-NS, {beyond['only_a']:g} only by PGD, of {beyond['n']:g}; "
+                f"difference {100 * beyond['value']:.1f} points [{100 * beyond['low']:.1f}, {100 * beyond['high']:.1f}].",
+                remedy="Do not quote PGD's number: run AutoAttack, and PGD with a margin loss and more restarts.",
+            )
+        )
+    if control["low"] <= 0:
+        doubts.append(
+            Flag(
+                name="random neurons do as well",
+                severity="info",
+                message="Attacking the most sensitive neurons is not clearly better than attacking random ones.",
+                evidence=f"Difference {100 * control['value']:.1f} points [{100 * control['low']:.1f}, "
+                f"{100 * control['high']:.1f}], n = {control['n']:g}.",
+                remedy="Do not read the success as evidence that the ranking finds weak neurons.",
+            )
+        )
+    return tuple(doubts)

@@ -1,0 +1,250 @@
+"""The k-NS attack as an analysis: its counts against a plain loop over images and neurons, its definitions by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from auditor.analyses import k_ns
+from auditor.analyses.k_ns import KNeuronSensitivityAttack
+from auditor.analysis import Finding, Subject, measured, section_of
+from auditor.attack import ATTACKS
+from auditor.classifier import Classifier
+from auditor.criterion import Misclassification
+from auditor.dataset import ImageDataset
+from auditor.evaluation import run_attack
+from auditor.neuron_attack import Attacked, Targets
+from auditor.neuron_attack_outcome import NeuronAttackOutcome, counted
+from auditor.report.blocks import Figure, Table
+from auditor.report.charts import draw
+from auditor.threat import Norm, ThreatModel
+from tests.auditor.analyses.given import attacked
+from tests.auditor.test_delta import restated
+from tests.auditor.test_neuron_attack import plain_attack
+from tests.nets import labelled, small_classifier
+
+QUICK: dict[str, Any] = {"neurons": 4, "iterations": 6, "pgd_steps": 5, "pgd_restarts": 1}
+
+
+def find(subject: Subject, **settings: Any) -> Finding:
+    finding = KNeuronSensitivityAttack(**(QUICK | settings)).run(subject)
+    return Finding.model_validate_json(finding.model_dump_json())
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return small_classifier().double()
+
+
+@pytest.fixture(scope="module")
+def data(classifier: Classifier) -> ImageDataset:
+    return labelled(classifier, n=12, wrong=3)
+
+
+@pytest.fixture(scope="module")
+def subject(classifier: Classifier, data: ImageDataset, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return attacked(classifier, data, tmp_path_factory.mktemp("twins"), epsilon=48 / 255)
+
+
+def plain_successes(classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int) -> np.ndarray:
+    """For each image and each of its most sensitive neurons: did the attack change the prediction?"""
+    features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
+    delta, _ = restated(features, logits, classifier.network[5].weight, 0.0)
+    std = features.numpy().std(0)
+    with np.errstate(all="ignore"):
+        score = np.where(np.isfinite(delta) & (std > 0), np.abs(delta) / std, np.inf)
+    order = score.argsort(1, kind="stable")[:, :count]
+    hits = np.zeros((len(x), count), bool)
+    for b, neurons in enumerate(order):
+        for rank, neuron in enumerate(neurons):
+            change = delta[b, neuron]
+            if np.isinf(change):
+                change = delta[b][np.isfinite(delta[b])].max()
+            goal = features[b].clone()
+            goal[neuron] += change
+            predicted = int(logits[b].argmax())
+            _, hits[b, rank] = plain_attack(
+                classifier, x[b], goal, int(neuron), predicted, threat, iterations, "output"
+            )
+    return hits
+
+
+@pytest.mark.parametrize("threat", [ThreatModel(epsilon=48 / 255), ThreatModel(norm=Norm.L2, epsilon=1.5)], ids=str)
+def test_every_success_is_that_of_a_plain_loop(subject: Subject, data: ImageDataset, threat: ThreatModel) -> None:
+    """True gradients everywhere; ranks, targets and attacks restated in the test."""
+    x = data.images(subject.ids).double()
+    hits = plain_successes(subject.classifier, x, threat, 4, 6)
+    found = find(replace(subject, threat=threat), fake_relu="never").data
+    assert 0 < hits.sum() < hits.size
+    assert found["by_rank"]["sensitive"] == hits.sum(0).tolist()
+    assert found["sensitive"]["changed"] == np.logical_or.accumulate(hits, 1).sum(0).tolist()
+    assert not found["identity_relu"]
+
+
+def test_a_neuron_without_a_change_of_its_own_aims_at_the_largest_of_its_image(
+    subject: Subject, data: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the attack is given, for all 72 neurons of every image, some without a finite Delta."""
+    given: list[Targets] = []
+
+    def attack(classifier: Classifier, head: object, x: Tensor, targets: Targets, *_: object, **__: object) -> Attacked:
+        given.append(targets)
+        return Attacked(x, torch.zeros(len(x), dtype=torch.bool))
+
+    monkeypatch.setattr(k_ns, "attack_neurons", attack)
+    find(subject, neurons=72)
+    x, classifier = data.images(subject.ids).double(), subject.classifier
+    features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
+    delta, _ = restated(features, logits, classifier.network[5].weight, 0.0)
+    assert np.isinf(delta).sum() > 100
+    largest = np.where(np.isfinite(delta), delta, -np.inf).max(1, keepdims=True)
+    change = np.where(np.isinf(delta), largest, delta)
+    goals, neurons = torch.cat([each.features for each in given]), torch.cat([each.neuron for each in given])
+    dead = torch.cat([each.passing for each in given])
+    owner = np.tile(np.arange(12).repeat(72), 2)  # sensitive neurons first, random ones second
+    expected = features.numpy()[owner].copy()
+    assert dead.tolist() == (expected[np.arange(len(owner)), neurons] == 0).tolist()
+    expected[np.arange(len(owner)), neurons] += change[owner, neurons]
+    assert np.allclose(goals, expected, rtol=1e-12)
+    for orders in neurons.view(2, 12, 72):
+        assert all(sorted(order) == list(range(72)) for order in orders.tolist())
+
+
+def test_pgd_is_judged_alike_on_the_same_images_and_ball(subject: Subject, data: ImageDataset) -> None:
+    predicted = subject.classifier(data.images(subject.ids).double()).argmax(1)
+    pgd = ATTACKS.parse("pgd:steps=5,step_size=0.5,restarts=1")
+    outcome = run_attack(
+        subject.classifier, pgd, subject.threat, data, subject.ids, Misclassification(predicted), seed=0, batch_size=5
+    )
+    found = find(subject).data
+    wrong = predicted.numpy() != data.labels
+    assert found["pgd"] == {
+        "changed": outcome.fooled.sum(),
+        "error": (outcome.fooled | wrong).sum(),
+        "error_correct": (outcome.fooled & ~wrong).sum(),
+    }
+    twins = np.concatenate([(subject.classifier(p.x_adv.double()).argmax(1)).numpy() for p in subject.pairs])
+    assert found["audit"]["changed"] == (twins != predicted.numpy()).sum()
+    assert (found["images"], found["correct"]) == (12, 9)
+
+
+def test_more_neurons_never_succeed_less_and_the_budget_holds(subject: Subject) -> None:
+    found = find(subject, neurons=16, iterations=4).data
+    for name in ("sensitive", "random"):
+        for key, hits in found[name].items():
+            assert hits == sorted(hits), key
+            assert len(hits) == 16
+    low, middle, high = found["norms"]
+    assert 0 < low <= middle <= high <= subject.threat.epsilon * (1 + 1e-9)
+
+
+def test_the_first_neurons_do_not_depend_on_how_many_there_are(subject: Subject) -> None:
+    few, many = (find(subject, neurons=k).data for k in (2, 5))
+    for name in ("sensitive", "random"):
+        assert many[name]["changed"][:2] == few[name]["changed"]
+        assert many["by_rank"][name][:2] == few["by_rank"][name]
+
+
+def test_the_batch_size_changes_nothing(subject: Subject) -> None:
+    one, other = (find(replace(subject, batch_size=size)).data for size in (3, 64))
+    assert one | {"norms": None} == other | {"norms": None}
+    assert one["norms"] == pytest.approx(other["norms"], rel=1e-9)
+
+
+def test_the_definitions_of_success_by_hand() -> None:
+    """Four images: right and unchanged, right and changed by the second neuron, wrong and unchanged, wrong and changed."""
+    yes, no = True, False
+    seen = NeuronAttackOutcome(
+        predicted=np.array([0, 1, 2, 3]),
+        correct=np.array([yes, yes, no, no]),
+        twin=np.array([no, yes, no, no]),
+        aimless=np.array([yes, no, no, no]),
+        sensitive=np.array([[no, no], [no, yes], [no, no], [yes, no]]),
+        random=np.zeros((4, 2), bool),
+        norm=np.array([[np.nan, np.nan], [np.nan, 0.3], [np.nan, np.nan], [0.1, np.nan]]),
+    )
+    found = counted(seen, np.array([yes, no, no, no]))
+    # Changed: the fourth by the first neuron, the second by the second. In error of all: the two wrong ones at least.
+    assert found["sensitive"] == {"changed": [1, 2], "error": [2, 3], "error_correct": [0, 1]}
+    assert found["random"] == {"changed": [0, 0], "error": [2, 2], "error_correct": [0, 0]}
+    assert found["pgd"] == {"changed": 1, "error": 3, "error_correct": 1}
+    assert found["audit"] == {"changed": 1, "error": 3, "error_correct": 1}
+    assert found["by_rank"]["sensitive"] == [1, 1]
+    assert found["norms"] == pytest.approx([0.1, 0.2, 0.3])
+    assert (found["images"], found["correct"], found["aimless"]) == (4, 2, 1)
+    assert (found["beyond_pgd"]["only_a"], found["beyond_pgd"]["only_b"], found["beyond_pgd"]["value"]) == (1, 2, 0.25)
+    assert found["beyond_random"]["value"] == 0.5
+
+
+def test_masked_gradients_are_flagged(tmp_path: Path) -> None:
+    """Logits times a million: the softmax saturates and PGD sees no gradient; the features have theirs."""
+    classifier = small_classifier()
+    with torch.no_grad():
+        classifier.network[5].weight *= 1e6
+        classifier.network[5].bias *= 1e6
+    data = labelled(classifier, n=40, wrong=0)
+    finding = find(attacked(classifier, data, tmp_path, epsilon=0.3), neurons=6, iterations=20, pgd_steps=20)
+    assert finding.data["beyond_pgd"]["low"] > 0
+    (flag,) = [flag for flag in finding.flags if flag.name == "restricted attack beats PGD"]
+    assert flag.severity == "warning"
+
+
+def test_a_plain_network_is_not_flagged_for_masking(subject: Subject) -> None:
+    finding = find(subject, pgd_steps=40, pgd_restarts=3)
+    assert finding.data["beyond_pgd"]["value"] <= 0
+    assert "restricted attack beats PGD" not in {flag.name for flag in finding.flags}
+
+
+def test_images_that_no_neuron_can_change_count_as_failures(tmp_path: Path) -> None:
+    """Class 0 leads by its bias, and every neuron sees the classes alike."""
+    classifier = small_classifier()
+    with torch.no_grad():
+        classifier.network[5].weight[:] = 0.1
+        classifier.network[5].bias[:] = torch.tensor([1.0, 0, 0, 0, 0])
+    found = find(attacked(classifier, labelled(classifier, n=3, wrong=0), tmp_path)).data
+    assert (found["aimless"], found["images"]) == (3, 3)
+    assert found["sensitive"]["changed"] == [0, 0, 0, 0]
+    assert found["norms"] is None
+
+
+def test_fewer_images_than_there_are_and_more_neurons(subject: Subject) -> None:
+    finding = find(subject, images=1, neurons=100, iterations=1, pgd_steps=1)
+    assert finding.data["images"] == 1
+    assert len(finding.data["sensitive"]["changed"]) == 72
+
+
+def test_a_norm_without_a_gradient_step_is_declined(subject: Subject) -> None:
+    other = replace(subject, threat=ThreatModel(norm=Norm.L1, epsilon=1))
+    assert "not in L1" in measured(KNeuronSensitivityAttack(), other).declined
+
+
+def test_the_section_comes_from_the_data(subject: Subject) -> None:
+    finding = find(subject)
+    blocks = section_of(finding).blocks
+    figures = [block for block in blocks if isinstance(block, Figure)]
+    for figure in figures:
+        draw(figure).to_dict()
+    assert {row["series"] for row in figures[0].rows} >= {"most sensitive neurons", "random neurons", "PGD"}
+    assert all(row["n"] == 12 for figure in figures for row in figure.rows)
+    (table,) = [block for block in blocks if isinstance(block, Table)]
+    assert [row["attack"] for row in table.rows][:5] == ["1-NS", "4-NS", "1-random", "4-random", "PGD"]
+
+
+def test_progress_grows_to_the_end_and_may_stop_the_work(subject: Subject) -> None:
+    shares: list[float] = []
+    find(replace(subject, batch_size=5, on_progress=lambda share, what: shares.append(share)))
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert len({round(share, 3) for share in shares}) > 10
+
+    def stop(share: float, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find(replace(subject, on_progress=stop))
