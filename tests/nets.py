@@ -47,6 +47,18 @@ def small_classifier(seed: int = 0, classes: int = 5) -> Classifier:
     return Classifier(network, input_shape=SHAPE, num_classes=classes, normalization=half, name=f"cnn-{seed}")
 
 
+def deeper_classifier(seed: int = 0, classes: int = 5) -> Classifier:
+    """Two convolutions with norm and ReLU, a pool, two linear layers; random weights, running statistics of a forward pass."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(8, 10, 3, padding=1), nn.BatchNorm2d(10), nn.ReLU(), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(90, 12), nn.ReLU(), nn.Linear(12, classes))
+    with torch.no_grad():
+        network.train()(torch.randn(64, *SHAPE))
+    half = NORMALIZATIONS["half"]
+    return Classifier(network.eval(), input_shape=SHAPE, num_classes=classes, normalization=half, name=f"deeper-{seed}")
+
+
 def random_images(n: int, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> np.ndarray:
     channels, height, width = shape
     return np.random.default_rng(seed).integers(0, 256, (n, height, width, channels), dtype=np.uint8)

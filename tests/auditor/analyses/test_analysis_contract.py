@@ -10,15 +10,15 @@ from auditor.neuron_map import layer_blocks, network_map
 from auditor.report.blocks import Figure
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import attacked
-from tests.nets import labelled, small_classifier
+from tests.nets import deeper_classifier, labelled
 
 KINDS = list(ANALYSES.members)
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    classifier = small_classifier()
-    return attacked(classifier, labelled(classifier, n=16), tmp_path_factory.mktemp("pairs"), epsilon=0.2)
+    classifier = deeper_classifier()
+    return attacked(classifier, labelled(classifier, n=40), tmp_path_factory.mktemp("pairs"), epsilon=0.5)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -32,7 +32,7 @@ def test_a_finding_draws_itself_from_its_data(finding: Finding) -> None:
     section = section_of(finding)
     assert section.key == finding.kind
     assert section.blocks
-    assert not finding.declined, "it works on a convolution, a normalisation, a ReLU, a pool and a linear layer"
+    assert not finding.declined, "it works on convolutions, normalisation, ReLU, a pool and linear layers"
     for block in section.blocks:
         if isinstance(block, Figure):
             assert draw(block).to_dict()
