@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject
 from auditor.flag import Flag
 from auditor.neurons import LayerKind, watch
 from auditor.randomness import derive_seed
@@ -93,6 +93,22 @@ class CriticalRoute(Analysis):
             ],
         }
         return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data))
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        def measure(side: str, title: str) -> NeuronMeasure:
+            layers = tuple(
+                MeasuredLayer(
+                    layer["name"], "conv", np.array(layer["frequency"][side]), np.array(layer["route"][side], np.int64)
+                )
+                for layer in finding.data["layers"]
+            )
+            reading = "1 means that the neuron is on the route of every image; a layer's mean is the route's width."
+            return NeuronMeasure(side, title, f"share of {side} images", reading, "on the model's route", layers)
+
+        return (
+            measure("clean", "On the critical route, clean"),
+            measure("adversarial", "On the critical route, under attack"),
+        )
 
     def _tally(self, subject: Subject, finder: RouteFinder) -> list[RouteTally]:
         """The routes of every image and of its twin."""

@@ -438,6 +438,32 @@ def layer_series(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(line, bars, _pickable(points, options, on="layer"))
 
 
+def route_map(rows: Rows, options: dict[str, Any]) -> AnyChart:
+    """Which neurons of each layer are on a route; rows hold layer, depth, neuron, place (in [0, 1]), group, clean, adversarial.
+
+    Groups: both, clean only, adversarial only.
+    """
+    groups = ["both", "clean only", "adversarial only"]
+    layers = list(dict.fromkeys(row["layer"] for row in rows))
+    marks = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_tick(thickness=2)
+        .encode(
+            x=alt.X("layer:N", title="layer, from input to output", sort=layers, axis=alt.Axis(labelAngle=-40)),
+            y=alt.Y("place:Q", title="neuron, by index", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
+            color=alt.Color(
+                "group:N", title="on the route of", sort=groups,
+                scale=alt.Scale(domain=groups, range=["#5f6b6d", "#3b6fb6", "#d98032"]),
+            ),
+            tooltip=[
+                alt.Tooltip("layer:N"), alt.Tooltip("neuron:Q"), alt.Tooltip("group:N", title="on the route of"),
+                alt.Tooltip("clean:Q", format=".1%"), alt.Tooltip("adversarial:Q", format=".1%"),
+            ],
+        )
+    )  # fmt: skip
+    return _pickable(marks, options, on="layer")
+
+
 def neuron_scatter(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """Neurons by two shares, with the diagonal; rows hold neuron, x, y, group. Options: ``x``, ``y``, ``group`` are titles."""
     groups = sorted({row["group"] for row in rows})
@@ -594,6 +620,7 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         interval_lines,
         class_bars,
         layer_series,
+        route_map,
         neuron_scatter,
         rate_curves,
         histogram,

@@ -41,6 +41,15 @@ def overview(data: dict[str, Any], how: str, width: float, model_width: float) -
             )
         ),
         Figure(
+            chart="route_map",
+            title="The route of the model over the layers",
+            rows=tuple(_members(layers)),
+            options={"height": 340},
+            reading="Each mark is a neuron on the model's route, each column a layer, from input to output; its height is the "
+            "neuron's index as a share of its layer. Where the colours part, the attack takes other ways than clean images do.",
+            select="layer",
+        ),
+        Figure(
             chart="layer_series",
             title="How often the same neurons are on the route",
             rows=tuple(
@@ -140,6 +149,23 @@ def one_layer(layer: dict[str, Any], class_names: Sequence[str]) -> tuple[AnyBlo
             caption=f"Clean images; the {len(layer['classes'])} classes with most of them.",
         ),
     )
+
+
+def _members(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": layer["name"],
+            "depth": layer["depth"],
+            "neuron": row["neuron"],
+            "place": (row["neuron"] + 0.5) / layer["neurons"],
+            "group": row["group"],
+            "clean": row["x"],
+            "adversarial": row["y"],
+        }
+        for layer in layers
+        for row in _neuron_rows(layer)
+        if row["group"] != "no"
+    ]
 
 
 def _point(

@@ -185,7 +185,7 @@ def test_section_and_detail_are_drawn_from_stored_data(classifier: Classifier, m
         assert len(detail) == 4
         blocks += detail
     figures = [block for block in blocks if block.type == "figure"]
-    assert len(figures) == 4 + 3
+    assert len(figures) == 5 + 3
     for figure in figures:
         assert figure.rows
         assert figure.reading.endswith(".")
