@@ -149,7 +149,7 @@ class FeatureTransplant(Analysis):
         clean, adversarial = (Rate.model_validate(data[key]) for key in ("clean", "adversarial"))
         alone = tuple(
             Figure(
-                chart="rate_curves",
+                chart="rate_curve",
                 title=f"Transplant at layer {place + 1}, {names[place]}",
                 rows=self._curves(data, place),
                 options={

@@ -159,7 +159,7 @@ def _figure(data: dict[str, Any], images: str, title: str) -> Figure:
             for name, series in _SERIES.items()
             for point, pruned in enumerate(data["pruned"])
         ),
-        options={"x": "share of the neurons pruned", "y": "accuracy", "percent": True},
+        options={"x": "share of the neurons pruned", "y": "accuracy", "x_format": "%"},
         reading="Where 'most sensitive first' falls faster than 'random order', Δ finds neurons that the predictions rest on. "
         f"Bands are 95 % Wilson intervals; the random band goes from the worst to the best of {_draws(data)} orders.",
     )

@@ -151,7 +151,7 @@ class RouteDeactivation(Analysis):
             for images, name in IMAGES.items():
                 blocks.append(
                     Figure(
-                        chart="rate_curves",
+                        chart="rate_curve",
                         title=f"{title}: {name}",
                         rows=_curves(rows, images, data["untouched"][images], whole),
                         options={"x": x, "y": "accuracy", "x_format": ".0%", "series": "channels"},

@@ -135,7 +135,7 @@ class SampleHardness(Analysis):
                     )
                 ),
                 Figure(
-                    chart="rate_curves",
+                    chart="rate_curve",
                     title=f"Still correct under {fgsm}, by score",
                     rows=tuple({**row, "series": SCORES[row["score"]]} for row in data["tenths"]),
                     options={

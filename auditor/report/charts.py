@@ -201,41 +201,6 @@ def accuracy_curve(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return alt.layer(rule, band, line, points)
 
 
-def rate_curves(rows: Rows, options: dict[str, Any]) -> AnyChart:
-    """Rates with their intervals along a number, one line per series; rows hold x, series, value, low, high, n.
-
-    Options: ``x`` and ``y`` title the axes; ``x_format`` (default "") formats the x axis; ``series`` titles the legend.
-    """
-    names = list(dict.fromkeys(row["series"] for row in rows))
-    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%")
-    form = options.get("x_format", "")
-    base = alt.Chart(alt.Data(values=list(rows))).encode(
-        x=alt.X("x:Q", title=options["x"], axis=alt.Axis(format=form) if form else alt.Axis()),
-        color=alt.Color(
-            "series:N",
-            title=options.get("series"),
-            sort=names,
-            scale=alt.Scale(
-                domain=names, range=[SERIES_COLOURS[index % len(SERIES_COLOURS)] for index in range(len(names))]
-            ),
-        ),
-    )
-    band = base.mark_area(opacity=0.12).encode(
-        y=alt.Y("low:Q", scale=scale, axis=axis, title=options["y"]), y2="high:Q"
-    )
-    line = base.mark_line().encode(y=alt.Y("value:Q", scale=scale))
-    points = base.mark_point(filled=True, size=60).encode(
-        y=alt.Y("value:Q", scale=scale),
-        tooltip=[
-            alt.Tooltip("series:N", title=options.get("series") or "series"),
-            alt.Tooltip("x:Q", title=options["x"], format=form or ".4g"),
-            alt.Tooltip("value:Q", title=options["y"], format=".1%"), alt.Tooltip("low:Q", format=".1%"),
-            alt.Tooltip("high:Q", format=".1%"), alt.Tooltip("n:Q"),
-        ],
-    )  # fmt: skip
-    return alt.layer(band, line, points)
-
-
 def corruption_grid(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """Accuracy by corruption and severity; rows hold corruption, severity, value, low, high, n. Corruptions keep their order."""
     base = alt.Chart(alt.Data(values=list(rows))).encode(
@@ -525,19 +490,19 @@ def histogram(rows: Rows, options: dict[str, Any]) -> AnyChart:
 def rate_curve(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """Rates with their intervals against a number; rows hold x, series, value, low, high, n.
 
-    Options: ``x`` and ``y`` title the axes; ``percent`` shows x in percent; ``group`` names a field (default "series") that
-    colours the lines.
+    Options: ``x``, ``y`` and ``series`` title the axes and the legend; ``x_format`` (default "d") formats x; ``group`` names a
+    field (default "series") that colours the lines.
     """
     group = options.get("group", "series")
     names = list(dict.fromkeys(row[group] for row in rows))
     series = list(dict.fromkeys(row["series"] for row in rows))
-    format = "%" if options.get("percent") else "d"
+    format = options.get("x_format", "d")
     values = sorted({row["x"] for row in rows})
     axis = alt.Axis(format=format, values=values if len(values) <= 20 else alt.Undefined)
     scale, percent = alt.Scale(domain=[0, 1]), alt.Axis(format=".0%")
     base = alt.Chart(alt.Data(values=list(rows))).encode(
         x=alt.X("x:Q", title=options["x"], axis=axis),
-        color=_colours(group, names),
+        color=_colours(group, names, options.get("series") if group == "series" else None),
         detail="series:N",
     )
     band = base.mark_area(opacity=0.15).encode(
@@ -586,10 +551,11 @@ def neuron_values(rows: Rows, options: dict[str, Any]) -> AnyChart:
     return _pickable(chart, options, on="neuron")
 
 
-def _colours(field: str, names: list[Any]) -> alt.Color:
+def _colours(field: str, names: list[Any], title: str | None = None) -> alt.Color:
     """Colours of a field's values, in their order."""
     colours = [SERIES_COLOURS[index % len(SERIES_COLOURS)] for index in range(len(names))]
-    return alt.Color(f"{field}:N", title=None, sort=names, scale=alt.Scale(domain=names, range=colours))
+    scale, legend = alt.Scale(domain=names, range=colours), alt.Legend(symbolOpacity=1)
+    return alt.Color(f"{field}:N", title=title, sort=names, scale=scale, legend=legend)
 
 
 def _whole_numbers(last: int) -> alt.Axis:
@@ -622,7 +588,6 @@ CHARTS: dict[str, Callable[[Rows, dict[str, Any]], AnyChart]] = {
         layer_series,
         route_map,
         neuron_scatter,
-        rate_curves,
         histogram,
         rate_curve,
         neuron_values,
