@@ -216,6 +216,10 @@ def duels() -> list[Duel]:
         ),
         Duel("FAB, 20 steps", "fab:steps=20", "torchattacks", by_torchattacks("FAB", steps=20, n_classes=10), LINF),
         Duel(
+            "FAB-T, 20 steps", "fab-t:steps=20", "torchattacks",
+            by_torchattacks("FAB", steps=20, n_classes=10, multi_targeted=True), LINF,
+        ),
+        Duel(
             "Square, 500 queries", "square:queries=500", "torchattacks",
             by_torchattacks("Square", n_queries=500, size=20), LINF, 5,
         ),
