@@ -14,21 +14,23 @@ from auditor.report.section import document
 from auditor.result import AuditResult
 
 SIZE_LIMIT = 3_000_000
-"""Bytes of a report; a larger one does not travel by mail. Detail tables are left out, and it says so, before it grows."""
+"""Bytes from which on the detail tables are left out, and it says so: a larger report does not travel by mail."""
+LARGEST = 20_000_000
+"""Bytes of a report with many analyses and pictures, at most; a browser opens it without complaint."""
 
 
 def render(result: AuditResult, *, title: str = "") -> str:
-    """The whole report of one audit. Raises AuditorError when even without details it exceeds SIZE_LIMIT."""
+    """The whole report of one audit. Raises AuditorError when even without details it exceeds LARGEST."""
     sections = document(result)
     details = {section.key: list(_details(result, section)) for section in sections}
     name = title or f"{result.provenance.model.name} on {result.provenance.dataset.name}"
     page = _page(name, result, sections, details)
     if len(page.encode()) > SIZE_LIMIT:
         page = _page(name, result, sections, {}, cut=True)
-    if len(page.encode()) > SIZE_LIMIT:
+    if len(page.encode()) > LARGEST:
         raise AuditorError(
-            f"The report has {len(page.encode()) / 1e6:.1f} MB, the limit is {SIZE_LIMIT / 1e6:g} MB.",
-            "Audit again with a smaller gallery.",
+            f"The report has {len(page.encode()) / 1e6:.1f} MB, the limit is {LARGEST / 1e6:g} MB.",
+            "Audit again with a smaller gallery or fewer analyses.",
         )
     return page
 

@@ -14,7 +14,7 @@ from auditor.audit_spec import AuditSpec
 from auditor.classifier import Classifier
 from auditor.comparison import compare
 from auditor.dataset import ImageDataset
-from auditor.errors import MismatchError
+from auditor.errors import AuditorError, MismatchError
 from auditor.metrics import paired_difference
 from auditor.report import html
 from auditor.report.blocks import Figure, Measure, show_interval, show_measure, show_value
@@ -160,6 +160,9 @@ def test_a_report_that_grows_too_large_leaves_its_details_out_and_says_so(
     smaller = html.render(result)
     assert "<details>" not in smaller
     assert "left out here" in smaller
+    monkeypatch.setattr(html, "LARGEST", len(smaller.encode()) - 1)
+    with pytest.raises(AuditorError, match="smaller gallery or fewer analyses"):
+        html.render(result)
 
 
 STANDARD = ("layer_profile", "neuron_bars", "accuracy_curve", "corruption_grid")
