@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -155,6 +156,28 @@ def analysis_of(finding: Finding) -> Analysis:
     return ANALYSES.build(finding.kind, finding.settings)
 
 
+def keyed(findings: Sequence[Finding]) -> dict[str, Finding]:
+    """Findings by a key that is unique within an audit: the kind, and ``kind-2``, ``kind-3`` where an analysis ran more often."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for finding in findings:
+        seen[finding.kind] += 1
+        number = seen[finding.kind]
+        found[finding.kind if number == 1 else f"{finding.kind}-{number}"] = finding
+    return found
+
+
+def sections_of(findings: Sequence[Finding]) -> dict[str, Section]:
+    """The sections of an audit's findings by key; where an analysis ran more than once, titles say with which parameters."""
+    often = Counter(finding.kind for finding in findings)
+    sections = {}
+    for key, finding in keyed(findings).items():
+        section = section_of(finding)
+        title = section.title if often[finding.kind] == 1 else f"{section.title}, {analysis_of(finding).describe()}"
+        sections[key] = section.model_copy(update={"key": key, "title": title})
+    return sections
+
+
 def section_of(finding: Finding) -> Section:
     """The section of the report that shows a finding."""
     analysis = analysis_of(finding)
@@ -164,12 +187,16 @@ def section_of(finding: Finding) -> Section:
     return Section(key=finding.kind, title=analysis.display_title(), blocks=(Text(text=text, tone="note"),))
 
 
-def measures_of(finding: Finding) -> tuple[NeuronMeasure, ...]:
-    """What a finding says of every neuron; keys are made unique within an audit by the analysis's name."""
-    if finding.declined:
-        return ()
-    measures = analysis_of(finding).neuron_measures(finding)
-    return tuple(measure._replace(key=f"{finding.kind}.{measure.key}") for measure in measures)
+def measures_of(findings: Sequence[Finding]) -> dict[str, NeuronMeasure]:
+    """What an audit's findings say of every neuron, by key; titles tell runs of the same analysis apart."""
+    often = Counter(finding.kind for finding in findings)
+    found = {}
+    for key, finding in keyed(findings).items():
+        analysis = analysis_of(finding)
+        for measure in () if finding.declined else analysis.neuron_measures(finding):
+            title = measure.title if often[finding.kind] == 1 else f"{measure.title}, {analysis.describe()}"
+            found[f"{key}.{measure.key}"] = measure._replace(key=f"{key}.{measure.key}", title=title)
+    return found
 
 
 def detail_of(finding: Finding, path: tuple[str, ...]) -> tuple[AnyBlock, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.analysis import section_of
+from auditor.analysis import keyed, section_of, sections_of
 from auditor.errors import MismatchError
 from auditor.metrics import PairedDifference, Rate, paired_difference
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
@@ -173,19 +173,20 @@ def _curves(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
 def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> list[Section]:
     """The figures of the analyses that both audits ran with the same parameters, drawn over each other."""
     sections = []
-    for finding in first.findings:
+    own = sections_of(first.findings)
+    for key, finding in keyed(first.findings).items():
         twin = next(
             (item for item in second.findings if (item.kind, item.settings) == (finding.kind, finding.settings)), None
         )
         if twin is None:
             continue
-        pages = [section_of(item) for item in (finding, twin)]
+        pages = [own[key], section_of(twin)]
         figures = [{block.title: block for block in page.blocks if isinstance(block, Figure)} for page in pages]
         blocks = tuple(
             _overlaid(one, figures[1][title], names) for title, one in figures[0].items() if title in figures[1]
         )
         if blocks:
-            sections.append(Section(key=finding.kind, title=pages[0].title, blocks=blocks))
+            sections.append(Section(key=key, title=pages[0].title, blocks=blocks))
     return sections
 
 

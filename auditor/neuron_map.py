@@ -26,7 +26,7 @@ LISTED = 20
 
 def measures_in(result: AuditResult) -> dict[str, NeuronMeasure]:
     """Every measure of single neurons that an audit has, by key."""
-    return {measure.key: measure for finding in result.findings for measure in measures_of(finding)}
+    return measures_of(result.findings)
 
 
 def of_kind(measure: NeuronMeasure, kind: str) -> NeuronMeasure:

@@ -5,7 +5,7 @@ import streamlit as st
 from app import render
 from app.samples import browser
 from app.state import audit_result, choose_job, client, report, sections
-from auditor.analysis import detail_of
+from auditor.analysis import detail_of, keyed
 
 st.title("Result")
 finished = [job for job in client().jobs(kind="audit") if job.state == "succeeded"]
@@ -26,7 +26,7 @@ st.download_button(
     icon=":material/download:",
     on_click="ignore",
 )
-findings = {finding.kind: finding for finding in result.findings}
+findings = keyed(result.findings)
 for part in sections(chosen):
     finding = findings.get(part.key)
     detail = (lambda path, finding=finding: detail_of(finding, path)) if finding is not None else None

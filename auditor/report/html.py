@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from auditor.analysis import detail_of
+from auditor.analysis import detail_of, keyed
 from auditor.errors import AuditorError
 from auditor.report.blocks import Figure, Section, Table, show_interval, show_measure, show_value
 from auditor.report.export import as_svg
@@ -50,7 +50,7 @@ def _page(name: str, result: AuditResult, sections: list[Section], details: dict
 
 def _details(result: AuditResult, section: Section) -> Iterator[tuple[str, list[Table]]]:
     """The tables behind the marks of a section's selectable figures, by the name of the mark."""
-    finding = next((item for item in result.findings if item.kind == section.key), None)
+    finding = keyed(result.findings).get(section.key)
     figures = [block for block in section.blocks if isinstance(block, Figure) and block.select]
     if finding is None:
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
-from auditor.analysis import section_of
+from auditor.analysis import sections_of
 from auditor.capability import Capability, Catalog
 from auditor.report.blocks import Section
 from auditor.result import AuditResult
@@ -36,5 +36,5 @@ def document(result: AuditResult) -> list[Section]:
         section = member(kind=member.kind_name()).build(result)
         if section is not None:
             parts.append((member.order, section))
-    parts += [(ANALYSES_ORDER, section_of(finding)) for finding in result.findings]
+    parts += [(ANALYSES_ORDER, section) for section in sections_of(result.findings).values()]
     return [section for _, section in sorted(parts, key=lambda item: item[0])]

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from auditor import audit
+from auditor.analysis import keyed
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import Classifier
 from auditor.comparison import compare
 from auditor.dataset import ImageDataset
 from auditor.errors import AuditorError, MismatchError
 from auditor.metrics import paired_difference
+from auditor.neuron_map import measures_in
 from auditor.report import html
 from auditor.report.blocks import Figure, Measure, show_interval, show_measure, show_value
 from auditor.report.charts import draw
@@ -163,6 +165,22 @@ def test_a_report_that_grows_too_large_leaves_its_details_out_and_says_so(
     monkeypatch.setattr(html, "LARGEST", len(smaller.encode()) - 1)
     with pytest.raises(AuditorError, match="smaller gallery or fewer analyses"):
         html.render(result)
+
+
+def test_an_analysis_that_ran_twice_keeps_its_runs_apart() -> None:
+    """On the page, in the report and on the map: a click opens the run that it belongs to."""
+    classifier = small_classifier()
+    runs = [{"kind": "neuron_sensitivity", "top": share} for share in (0.1, 0.5)]
+    spec = AuditSpec.load(SPEC | {"analyses": runs})
+    twice = audit.run(spec, classifier, labelled(classifier))
+    parts = [part for part in document(twice) if part.key.startswith("neuron_sensitivity")]
+    assert [part.key for part in parts] == ["neuron_sensitivity", "neuron_sensitivity-2"]
+    assert ["top=0.1" in parts[0].title, "top=0.5" in parts[1].title] == [True, True]
+    assert [item.settings["top"] for item in keyed(twice.findings).values()] == [0.1, 0.5]
+    marked = {key: len(one.layers[0].marked) for key, one in measures_in(twice).items() if key.endswith("sensitivity")}
+    assert marked == {"neuron_sensitivity.sensitivity": 1, "neuron_sensitivity-2.sensitivity": 4}  # of 8 neurons
+    assert [part.key for part in compare(twice, twice) if part.key.startswith("neuron")] == [part.key for part in parts]
+    assert "top=0.5" in html.render(twice)
 
 
 STANDARD = ("layer_profile", "neuron_bars", "accuracy_curve", "corruption_grid")

@@ -53,13 +53,8 @@ def runners() -> list[int]:
     return found
 
 
-PATIENCE = 4
-"""How much slower than a quiet machine a busy one may be: other tests run beside these."""
-
-
 def wait_until(condition: object, seconds: float = 20.0) -> None:
-    """``seconds`` are those of a quiet machine."""
-    limit = time.monotonic() + PATIENCE * seconds
+    limit = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < limit, "waited too long"
         time.sleep(0.05)

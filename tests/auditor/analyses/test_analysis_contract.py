@@ -48,7 +48,7 @@ def test_no_flag_of_an_analysis_withholds_a_headline(finding: Finding) -> None:
 
 
 def test_what_is_said_of_neurons_fits_the_map(finding: Finding) -> None:
-    for measure in measures_of(finding):
+    for measure in measures_of([finding]).values():
         assert measure.reading.endswith(".")
         assert draw(network_map(measure, collapse=True)).to_dict()
         for layer in measure.layers:

@@ -54,6 +54,6 @@ def test_fewer_images_than_asked_for_are_all_kept_and_the_section_is_drawn_from_
     (table,) = detail_of(finding, ("2",))
     assert len(table.rows) == 8
     assert detail_of(finding, ("no such layer",)) == ()
-    (measure,) = measures_of(finding)
+    (measure,) = measures_of([finding]).values()
     assert measure.key == "neuron_exemplars.change"
     assert [len(layer.values) for layer in measure.layers] == [8, 8, 8, 5]
