@@ -54,7 +54,7 @@ class Subject:
 
     ``dataset`` and ``ids``: the samples of the pairs, in their order. ``pairs_from`` says in words how the perturbed twins
     were made; ``attacks`` are the audit's. ``folder`` is for files that the analysis needs while it runs. More twins, of
-    another attack, another goal or another network: ``auditor.pairs.make_twins``.
+    another attack, another goal or another network: ``auditor.twins.stored.make_twins``.
     """
 
     classifier: Classifier

@@ -24,15 +24,15 @@ from auditor.evaluation import CleanPass, clean_pass, run_attack
 from auditor.examples import ExampleWriter, first_positions
 from auditor.flag import Flag, Verdict
 from auditor.gallery import Gallery, draw
+from auditor.harness.outcome import Finished
 from auditor.inquiry import Inquiry
-from auditor.outcome import Finished
-from auditor.pairs import make_pairs
 from auditor.plan import check_budget, plan, points
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.provenance import device_name, revision, versions
 from auditor.records import AttackRecord, CorruptionRecord, known_fooled
 from auditor.result import AuditResult, DatasetFacts, ModelFacts, Provenance, SampleTable
 from auditor.threat import ThreatModel
+from auditor.twins.stored import make_pairs
 from auditor.vet import check_fit, count_parameters
 
 DOUBLINGS = 5

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.attack import Attack, Ensemble
-from auditor.attack_run import AttackRun
 from auditor.classifier import Classifier
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
 from auditor.errors import SpecError
-from auditor.outcome import Finished, Outcome
+from auditor.harness.attack_run import AttackRun
+from auditor.harness.outcome import Finished, Outcome
 from auditor.progress import OnProgress, no_progress
 from auditor.threat import ThreatModel
 
@@ -68,9 +68,9 @@ def run_attack(
 
     ``criterion`` has one row per id, on the classifier's device. A row that is fooled leaves at once and the next sample
     takes its place, so that every pass is full and none is spent on a sample already fooled. Attacks run on a faster copy of
-    the network (see ``auditor.fast``); each success is confirmed by the network itself. With ``early_stop=False`` every row
-    runs all its steps and is judged at its last image (the form in which sensitivity is defined); that excludes restarts
-    and the minimal budget.
+    the network (see ``auditor.harness.fast``); each success is confirmed by the network itself. With ``early_stop=False``
+    every row runs all its steps and is judged at its last image (the form in which sensitivity is defined); that excludes
+    restarts and the minimal budget.
     Raises SpecError when the attack does not know the norm, EvaluationError on NaN logits.
     """
     if threat.norm not in attack.norms:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from auditor.dataset import ImageDataset
 from auditor.errors import NotFoundError
-from auditor.outcome import Finished
+from auditor.harness.outcome import Finished
 from auditor.records import AttackRecord
 from auditor.result import AuditResult
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from auditor.classifier import Classifier
-from auditor.outcome import Finished
+from auditor.harness.outcome import Finished
 from auditor.report.blocks import ImageRow
 from auditor.report.pictures import amplified, picture
 

@@ -16,7 +16,7 @@ from auditor.classifier import Classifier
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
-from auditor.outcome import Finished, Outcome
+from auditor.harness.outcome import Finished, Outcome
 from auditor.progress import OnProgress, no_progress
 from auditor.records import AttackRecord
 from auditor.threat import ThreatModel

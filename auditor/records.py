@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from auditor.attack import ATTACKS, Attack
 from auditor.capability import MemberOf
 from auditor.corruption import CORRUPTIONS, Corruption
+from auditor.harness.outcome import Outcome
 from auditor.metrics import Rate
-from auditor.outcome import Outcome
 from auditor.threat import ThreatModel
 
 

@@ -25,8 +25,8 @@ from auditor.analysis import Pair, Subject
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
+from auditor.influence.routes import RouteFinder
 from auditor.provenance import device_name, versions
-from auditor.routes import RouteFinder
 from auditor.threat import ThreatModel
 
 SHAPE = (3, 32, 32)

@@ -11,10 +11,10 @@ from scipy import stats
 from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Subject
-from auditor.delta import Activations, activations_of, features_of
+from auditor.delta.values import Activations, activations_of, features_of
 from auditor.flag import Flag
-from auditor.head import head_of
 from auditor.metrics import CONFIDENCE
+from auditor.probes.head import head_of
 from auditor.report.blocks import AnyBlock, Figure, Measure, Measures, Section, Text
 
 TOP = 0.1

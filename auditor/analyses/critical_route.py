@@ -13,11 +13,7 @@ from torch.nn import functional
 
 from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject
 from auditor.flag import Flag
-from auditor.neurons import LayerKind, watch
-from auditor.randomness import derive_seed
-from auditor.report.blocks import AnyBlock, Section
-from auditor.report.route import one_layer, overview
-from auditor.route_tally import (
+from auditor.influence.route_tally import (
     Contrast,
     Interval,
     RouteTally,
@@ -26,7 +22,11 @@ from auditor.route_tally import (
     chance_occurrence,
     occurrence,
 )
-from auditor.routes import RouteFinder, count_of, model_route
+from auditor.influence.routes import RouteFinder, count_of, model_route
+from auditor.neurons import LayerKind, watch
+from auditor.randomness import derive_seed
+from auditor.report.blocks import AnyBlock, Section
+from auditor.report.route import one_layer, overview
 
 FEW_IMAGES = 50
 PARTS = 10

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from auditor.analysis import Analysis, Finding, Subject
-from auditor.delta import ORDERINGS, Feasible, activations_of, deltas_of, leaves_prediction
-from auditor.delta_tally import QUANTILES, TOP, DeltaTally
+from auditor.delta.log_bins import bin_rows
+from auditor.delta.tally import QUANTILES, TOP, DeltaTally
+from auditor.delta.values import ORDERINGS, Feasible, activations_of, deltas_of, leaves_prediction
 from auditor.flag import Flag
-from auditor.head import head_of
-from auditor.log_bins import bin_rows
 from auditor.metrics import Rate
+from auditor.probes.head import head_of
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
 
 MARGIN = 1e-4

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.flag import Flag
-from auditor.matched_noise import matched_noise
-from auditor.means import Mean
 from auditor.neurons import LayerKind
+from auditor.probes.matched_noise import matched_noise
+from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, image_means
 from auditor.report.blocks import Column, Figure, Measure, Measures, Section, Table, Text
-from auditor.sensitivity import LayerSensitivity, SensitivityMeter, image_means
+from auditor.statistics.means import Mean
 
 Floats = NDArray[np.float64]
 

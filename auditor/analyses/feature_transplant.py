@@ -11,12 +11,8 @@ from pydantic import Field
 
 from auditor.analysis import Analysis, Finding, Pair, Subject
 from auditor.flag import Flag
-from auditor.intervention import record, transplanted
-from auditor.metrics import Rate
-from auditor.progress import part_of
-from auditor.report.blocks import Column, Figure, Measures, Section, Table, Text
-from auditor.routes import Mode, count_of
-from auditor.selection import (
+from auditor.influence.routes import Mode, count_of
+from auditor.influence.selection import (
     CHOICES,
     Choice,
     RouteFrequency,
@@ -26,7 +22,11 @@ from auditor.selection import (
     largest_filters,
     route_frequency,
 )
-from auditor.tally import Tally, show_difference
+from auditor.metrics import Rate
+from auditor.probes.intervention import record, transplanted
+from auditor.progress import part_of
+from auditor.report.blocks import Column, Figure, Measures, Section, Table, Text
+from auditor.statistics.tally import Tally, show_difference
 
 FEW = 30
 """Fewer images that the attack broke say little about how many a transplant restores."""

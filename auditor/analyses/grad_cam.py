@@ -10,18 +10,18 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Pair, Subject
-from auditor.association import Estimate, mean_estimate
-from auditor.cam import SplitCam, overlay, split_cam
 from auditor.classifier import Classifier
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.layer_gradient import Slope, slopes
+from auditor.influence.routes import Mode, count_of
+from auditor.influence.selection import Choice, RouteFrequency, Selector, route_frequency
 from auditor.neurons import list_layers
+from auditor.probes.cam import SplitCam, overlay, split_cam
+from auditor.probes.layer_gradient import Slope, slopes
 from auditor.progress import part_of
 from auditor.report.blocks import ImageRow, Images, Measure, Measures, Section, Text
 from auditor.report.pictures import picture
-from auditor.routes import Mode, count_of
-from auditor.selection import Choice, RouteFrequency, Selector, route_frequency
+from auditor.statistics.association import Estimate, mean_estimate
 
 SIDES = ("clean", "adversarial")
 _COMPARED: tuple[Choice, ...] = ("route", "random")

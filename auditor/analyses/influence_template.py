@@ -15,8 +15,8 @@ from auditor.analysis import Analysis, Finding, Pair, Subject
 from auditor.classifier import finite
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.head import Head, head_of, penultimate
-from auditor.neuron_influence import chosen_mask, expected_jaccard, head_influence, needed, split
+from auditor.nip.influence import chosen_mask, expected_jaccard, head_influence, needed, split
+from auditor.probes.head import Head, head_of, penultimate
 from auditor.report.blocks import Column, Figure, Section, Table, Text
 
 CLASSES = 20

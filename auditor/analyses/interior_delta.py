@@ -11,15 +11,15 @@ from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.classifier import Classifier
-from auditor.crossings import MARGIN, Crossings, first_crossings
-from auditor.delta_summary import layer_data
+from auditor.delta.crossings import MARGIN, Crossings, first_crossings
+from auditor.delta.nudge import Nudge, before_each_change_of_size, first_order, in_float64, spreads
+from auditor.delta.summary import layer_data
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.metrics import Rate
 from auditor.neurons import Layer, list_layers
-from auditor.nudge import Nudge, before_each_change_of_size, first_order, in_float64, spreads
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
-from auditor.thinned import Thinned
+from auditor.twins.thinned import Thinned
 
 LAYERS = 6
 """Layers that are looked at, at most, unless they are named."""

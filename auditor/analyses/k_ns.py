@@ -11,7 +11,9 @@ from pydantic import Field
 from auditor.analysis import Analysis, Finding, Pair, Subject
 from auditor.attack import ATTACKS
 from auditor.criterion import Misclassification
-from auditor.delta import (
+from auditor.delta.neuron_attack import STEP, Best, Targets, attack_neurons
+from auditor.delta.neuron_attack_outcome import NeuronAttackOutcome, counted
+from auditor.delta.values import (
     ORDERINGS,
     Activations,
     Feasible,
@@ -25,15 +27,13 @@ from auditor.delta import (
 from auditor.errors import EvaluationError
 from auditor.evaluation import run_attack
 from auditor.flag import Flag
-from auditor.head import Head, head_of
-from auditor.identity_relu import last_relu
 from auditor.metrics import Rate
-from auditor.neuron_attack import STEP, Best, Targets, attack_neurons
-from auditor.neuron_attack_outcome import NeuronAttackOutcome, counted
+from auditor.probes.head import Head, head_of
+from auditor.probes.identity_relu import last_relu
 from auditor.randomness import RowRandom
 from auditor.report.blocks import Column, Figure, Measures, Section, Table, Text
-from auditor.thinned import Thinned
 from auditor.threat import Norm
+from auditor.twins.thinned import Thinned
 
 KS = (1, 4, 8, 16)
 """Numbers of neurons that the paper's Table 1 gives."""

@@ -12,10 +12,9 @@ from pydantic import Field
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.means import Mean
 from auditor.neurons import LayerKind
 from auditor.randomness import derive_seed
-from auditor.ranks import (
+from auditor.ranking.agreement import (
     average_pair_similarity,
     descending,
     levenshtein_similarity,
@@ -24,9 +23,10 @@ from auditor.ranks import (
     share_of,
     total_jaccard,
 )
+from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
 from auditor.report.blocks import Column, Figure, Section, Table, Text
-from auditor.sensitivity import LayerSensitivity, SensitivityMeter
-from auditor.targeted import aimed_at, papers_pgd, successful_twins, target_classes
+from auditor.statistics.means import Mean
+from auditor.twins.targeted import aimed_at, papers_pgd, successful_twins, target_classes
 
 KINDS: dict[LayerKind, str] = {
     "conv": "convolutions",

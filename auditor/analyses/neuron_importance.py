@@ -13,19 +13,19 @@ from auditor.analysis import Analysis, Finding, Subject
 from auditor.attack import Attack
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.head import Head, head_of
-from auditor.importance import Importance, importance_of
-from auditor.means import Mean
+from auditor.probes.head import Head, head_of
 from auditor.randomness import derive_seed
-from auditor.ranks import (
+from auditor.ranking.agreement import (
     descending,
     levenshtein_similarity,
     random_similarity,
     random_spearman,
     spearman,
 )
+from auditor.ranking.importance import Importance, importance_of
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
-from auditor.targeted import aimed_at, papers_pgd, successful_twins, target_classes
+from auditor.statistics.means import Mean
+from auditor.twins.targeted import aimed_at, papers_pgd, successful_twins, target_classes
 
 Floats = NDArray[np.float64]
 

@@ -17,14 +17,14 @@ from auditor.classifier import finite
 from auditor.criterion import Misclassification
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.head import Head, head_of, penultimate
-from auditor.influence_totals import Influences, InfluenceTotals
-from auditor.means import Mean
 from auditor.metrics import Rate
-from auditor.neuron_influence import confidence_slope, head_influence, split
-from auditor.pair_rows import picked, rows_of, spread
-from auditor.pairs import make_twins
+from auditor.nip.influence import confidence_slope, head_influence, split
+from auditor.nip.totals import Influences, InfluenceTotals
+from auditor.probes.head import Head, head_of, penultimate
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+from auditor.statistics.means import Mean
+from auditor.twins.rows import picked, rows_of, spread
+from auditor.twins.stored import make_twins
 
 PARTS = ("front", "tail", "remaining")
 Reading = Literal["own", "clean"]

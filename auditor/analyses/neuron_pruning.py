@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.classifier import finite
-from auditor.delta import Activations, Feasible, activations_of, deltas_of, ordered
+from auditor.delta.values import Activations, Feasible, activations_of, deltas_of, ordered
 from auditor.flag import Flag
-from auditor.head import Head, head_of, penultimate
 from auditor.metrics import Rate
+from auditor.probes.head import Head, head_of, penultimate
 from auditor.randomness import derive_seed
 from auditor.report.blocks import Column, Figure, Section, Table, Text
 

@@ -15,13 +15,13 @@ from auditor.analysis import Analysis, Finding, Subject
 from auditor.classifier import Classifier
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.means import Mean
 from auditor.neurons import LayerKind, list_layers, watch
 from auditor.randomness import derive_seed
-from auditor.ranks import descending
+from auditor.ranking.agreement import descending
+from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
 from auditor.report.blocks import Column, Image, ImageRow, Images, Measure, Measures, Section, Table, Text
 from auditor.report.pictures import picture
-from auditor.sensitivity import LayerSensitivity, SensitivityMeter
+from auditor.statistics.means import Mean
 
 LEAST_SIDE = 8
 """By default the last layer whose maps have at least 8 pixels on a side: coarser ones show little of where a neuron looks."""

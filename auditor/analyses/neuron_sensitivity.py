@@ -12,10 +12,10 @@ from pydantic import Field
 from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.pairs import successes
-from auditor.ranks import random_spearman, spearman
+from auditor.ranking.agreement import random_spearman, spearman
+from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, ZeroRule
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
-from auditor.sensitivity import LayerSensitivity, SensitivityMeter, ZeroRule
+from auditor.twins.stored import successes
 
 
 class NeuronSensitivity(Analysis):

@@ -10,11 +10,11 @@ from pydantic import Field
 from scipy import stats
 
 from auditor.analysis import Analysis, Finding, Subject
-from auditor.head import head_of
-from auditor.neuron_influence import expected_jaccard
-from auditor.pair_rows import picked, spread
-from auditor.rankings import Ranking, inner_layers, rank_features, rank_layers
+from auditor.nip.influence import expected_jaccard
+from auditor.probes.head import head_of
+from auditor.ranking.methods import Ranking, inner_layers, rank_features, rank_layers
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+from auditor.twins.rows import picked, spread
 
 NAMES = {"spearman": "Spearman's rho", "kendall": "Kendall's tau"}
 

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from auditor.ablation import Ablated, ablate_features, ablate_layer
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.errors import EvaluationError
-from auditor.evidence import first_neurons, judge, random_order
 from auditor.flag import Flag
-from auditor.head import head_of
 from auditor.metrics import Rate
-from auditor.pair_rows import picked, spread
-from auditor.rankings import inner_layers, rank_features, rank_layers
+from auditor.probes.head import head_of
+from auditor.ranking.ablation import Ablated, ablate_features, ablate_layer
+from auditor.ranking.evidence import first_neurons, judge, random_order
+from auditor.ranking.methods import inner_layers, rank_features, rank_layers
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+from auditor.twins.rows import picked, spread
 
 TESTS = {
     "transplant": "restored on the twin",

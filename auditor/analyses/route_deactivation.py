@@ -12,13 +12,13 @@ from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Pair, Subject
 from auditor.flag import Flag
-from auditor.intervention import Connections, connects, silenced, weakened
+from auditor.influence.routes import Mode
+from auditor.influence.selection import CHOICES, Choice, RouteFrequency, Selector, largest_filters, route_frequency
 from auditor.metrics import Rate
+from auditor.probes.intervention import Connections, connects, silenced, weakened
 from auditor.progress import part_of
 from auditor.report.blocks import AnyBlock, Column, Figure, Measures, Section, Table, Text
-from auditor.routes import Mode
-from auditor.selection import CHOICES, Choice, RouteFrequency, Selector, largest_filters, route_frequency
-from auditor.tally import Tally, show_difference
+from auditor.statistics.tally import Tally, show_difference
 
 CONTROLS: tuple[Choice, ...] = ("outside", "random", "norm")
 IMAGES = {"clean": "clean images", "adversarial": "adversarial images"}

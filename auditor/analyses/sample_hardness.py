@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from auditor.analysis import Analysis, Finding, Subject
-from auditor.association import Discrimination, Estimate, discrimination, partial_spearman, spearman
 from auditor.flag import Flag
-from auditor.hardness import SCORES, Attacked, Scores, attack, gradients_by_outcome, list_ends, score, tenths
+from auditor.influence.hardness import SCORES, Attacked, Scores, attack, gradients_by_outcome, list_ends, score, tenths
+from auditor.influence.routes import Mode
+from auditor.influence.selection import route_frequency
 from auditor.metrics import Rate
 from auditor.progress import part_of
 from auditor.report.blocks import Column, Figure, Measure, Measures, Section, Table, Text
-from auditor.routes import Mode
-from auditor.selection import route_frequency
+from auditor.statistics.association import Discrimination, Estimate, discrimination, partial_spearman, spearman
 from auditor.threat import show_epsilon
 
 FEW = 10

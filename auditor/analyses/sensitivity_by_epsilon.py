@@ -19,14 +19,14 @@ from auditor.attack import Attack
 from auditor.criterion import Misclassification
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.means import Mean
-from auditor.pairs import make_twins
 from auditor.randomness import derive_seed
+from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, image_means
 from auditor.report.blocks import Column, Figure, Section, Table, Text
-from auditor.sensitivity import LayerSensitivity, SensitivityMeter, image_means
 from auditor.series import Multiples, Names
-from auditor.targeted import papers_pgd
+from auditor.statistics.means import Mean
 from auditor.threat import ThreatModel, show_epsilon
+from auditor.twins.stored import make_twins
+from auditor.twins.targeted import papers_pgd
 
 KINDS = {"conv": "convolutions", "norm": "normalisations", "activation": "activations", "linear": "linear layers"}
 

@@ -14,21 +14,21 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from auditor.altered import altered_classifier, scaled
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.attack import Attack
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.means import Mean
 from auditor.neurons import list_layers
-from auditor.pairs import StoredPairs, make_twins
+from auditor.probes.altered import altered_classifier, scaled
 from auditor.randomness import derive_seed
+from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
 from auditor.report.blocks import Column, Figure, Section, Table, Text
-from auditor.sensitivity import LayerSensitivity, SensitivityMeter
 from auditor.series import Names, Shares
-from auditor.targeted import papers_pgd
+from auditor.statistics.means import Mean
+from auditor.twins.stored import StoredPairs, make_twins
+from auditor.twins.targeted import papers_pgd
 
 Chosen = dict[str, Tensor]
 """The neurons to suppress: a bool mask (M,) for each layer by name."""

@@ -12,10 +12,10 @@ from torch import Tensor
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.means import Mean
-from auditor.neuron_influence import Slopes, chosen_mask, expected_jaccard, predicted_odds, slopes
 from auditor.neurons import LayerKind
+from auditor.nip.influence import Slopes, chosen_mask, expected_jaccard, predicted_odds, slopes
 from auditor.report.blocks import Column, Figure, Measure, Measures, Section, Table, Text
+from auditor.statistics.means import Mean
 
 
 class LayerConsistency(NamedTuple):

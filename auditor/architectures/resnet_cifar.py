@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from auditor.architecture import NUMBER_CHOICE, Architecture
-from auditor.residual import ResidualNetwork
+from auditor.layers.residual import ResidualNetwork
 
 
 class ResNetCifar(Architecture):

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from auditor.architecture import Architecture
-from auditor.residual import BasicBlock, BottleneckBlock, ResidualNetwork
+from auditor.layers.residual import BasicBlock, BottleneckBlock, ResidualNetwork
 
 
 class SmallImageResNet(Architecture):

@@ -11,9 +11,9 @@ from torch import nn
 
 from auditor.architecture import Architecture
 from auditor.errors import SpecError
-from auditor.layer_fields import Shape, shape_text
-from auditor.layer_notation import MAX_TEXT, parse_layers
-from auditor.layer_specs import (
+from auditor.layers.fields import Shape, shape_text
+from auditor.layers.notation import MAX_TEXT, parse_layers
+from auditor.layers.specs import (
     AdaptiveAvgPool,
     AnyLayer,
     BatchNorm,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from auditor.auto_pgd import AutoPGD
+from auditor.harness.auto_pgd import AutoPGD
 
 
 class APGDCE(AutoPGD):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from auditor.attack import Loss, Rows
-from auditor.auto_pgd import AutoPGD
-from auditor.losses import difference_of_logits_ratio
+from auditor.harness.auto_pgd import AutoPGD
+from auditor.harness.losses import difference_of_logits_ratio
 
 
 class APGDDLR(AutoPGD):

@@ -8,10 +8,10 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.attack import Loss, Query, Rows
-from auditor.auto_pgd import AutoPGD
 from auditor.criterion import Criterion
-from auditor.losses import targeted_ratio
-from auditor.rivals import take_rival
+from auditor.harness.auto_pgd import AutoPGD
+from auditor.harness.losses import targeted_ratio
+from auditor.harness.rivals import take_rival
 
 
 class APGDT(AutoPGD):

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.attack import Attack, Query, Rows
-from auditor.decisions import START_QUERIES, blended_noise
 from auditor.geometry import L2
 from auditor.geometry import rows as per_row
+from auditor.harness.decisions import START_QUERIES, blended_noise
 from auditor.threat import Norm
 
 CHECK_EVERY = 10

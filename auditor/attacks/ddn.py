@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditor.annealing import cosine_annealed
 from auditor.attack import Attack, Query, Rows
 from auditor.geometry import rows as per_row
+from auditor.harness.annealing import cosine_annealed
 from auditor.threat import Norm
 
 

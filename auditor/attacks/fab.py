@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.attack import Query, Rows
-from auditor.boundary_projection import FastAdaptiveBoundary
+from auditor.harness.boundary_projection import FastAdaptiveBoundary
 
 TYPICAL_CLASSES = 9
 """For the estimate of its cost: classes that would do."""

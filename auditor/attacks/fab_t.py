@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.attack import Query, Rows
-from auditor.boundary_projection import FastAdaptiveBoundary
 from auditor.criterion import Criterion
-from auditor.rivals import take_rival
+from auditor.harness.boundary_projection import FastAdaptiveBoundary
+from auditor.harness.rivals import take_rival
 
 
 class FABT(FastAdaptiveBoundary):

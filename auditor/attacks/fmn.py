@@ -13,11 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditor.annealing import cosine_annealed
 from auditor.attack import Attack, Query, Rows
 from auditor.geometry import L2
 from auditor.geometry import rows as per_row
-from auditor.losses import margin
+from auditor.harness.annealing import cosine_annealed
+from auditor.harness.losses import margin
 from auditor.threat import Norm
 
 LAST_GAMMA = 0.001

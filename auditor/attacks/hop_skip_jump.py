@@ -20,9 +20,9 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.attack import Attack, Query, Rows
-from auditor.decisions import START_QUERIES, blended_noise, first
 from auditor.geometry import rows as per_row
-from auditor.population import adversarial, projected
+from auditor.harness.decisions import START_QUERIES, blended_noise, first
+from auditor.harness.population import adversarial, projected
 from auditor.threat import Norm
 
 POINTS, SECTIONINGS = 25, 4

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from auditor.attack import Attack, Query, Rows
 from auditor.criterion import Criterion
-from auditor.losses import margin
-from auditor.population import blocks, losses, projected
+from auditor.harness.losses import margin
+from auditor.harness.population import blocks, losses, projected
 from auditor.threat import Norm
 
 INSIDE = 0.999999

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from auditor.attack import Attack, Query, Rows
 from auditor.criterion import Criterion
-from auditor.population import BLOCK, losses
+from auditor.harness.population import BLOCK, losses
 from auditor.threat import Norm
 
 WEIGHT = 0.5

@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditor.adam import adam
 from auditor.attack import Attack, Query, Rows
-from auditor.losses import margin
-from auditor.population import blocks, losses
+from auditor.harness.adam import adam
+from auditor.harness.losses import margin
+from auditor.harness.population import blocks, losses
 from auditor.threat import Norm
 
 

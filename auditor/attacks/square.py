@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from auditor.attack import Attack, Query, Rows
-from auditor.losses import margin
+from auditor.harness.losses import margin
 from auditor.threat import Norm
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

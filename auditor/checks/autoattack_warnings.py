@@ -14,8 +14,8 @@ from pydantic import Field
 from auditor.check import Check
 from auditor.criterion import Misclassification
 from auditor.flag import Flag, Opinion
+from auditor.harness.losses import difference_of_logits_ratio
 from auditor.inquiry import Inquiry
-from auditor.losses import difference_of_logits_ratio
 from auditor.preflight import dead_gradients
 from auditor.randomness import RowRandom
 from auditor.threat import Norm

@@ -11,8 +11,8 @@ from pydantic import Field
 from auditor.attack import Attack, Ensemble, Query, Rows
 from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
+from auditor.harness.losses import margin
 from auditor.inquiry import Inquiry
-from auditor.losses import margin
 from auditor.metrics import Rate
 from auditor.threat import ThreatModel
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from auditor.attack import Attack
 from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
+from auditor.harness.losses import margin
 from auditor.inquiry import Inquiry, Trial
-from auditor.losses import margin
 from auditor.metrics import Rate
 from auditor.randomness import RowRandom
 from auditor.threat import Ball, Norm, ThreatModel

@@ -8,8 +8,8 @@ import torch
 
 from auditor.check import ThreatCheck
 from auditor.classifier import Classifier
-from auditor.fast import fast_copy
 from auditor.flag import Flag, Opinion
+from auditor.harness.fast import fast_copy
 from auditor.inquiry import Inquiry
 from auditor.strength import weakness
 from auditor.threat import ThreatModel

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from auditor.check import Check
 from auditor.flag import Flag, Opinion
+from auditor.harness.losses import margin
 from auditor.inquiry import Inquiry
-from auditor.losses import margin
 from auditor.randomness import RowRandom
 
 

@@ -15,7 +15,7 @@ from auditor.criterion import Criterion, Misclassification, TargetedMisclassific
 from auditor.dataset import ImageDataset
 from auditor.errors import AuditorError, EvaluationError, SpecError
 from auditor.evaluation import run_attack
-from auditor.outcome import Finished, Outcome
+from auditor.harness.outcome import Finished, Outcome
 from auditor.threat import Norm, ThreatModel
 from tests.nets import SHAPE, Linear, labelled, small_classifier
 
@@ -273,7 +273,9 @@ def test_rows_that_are_fooled_leave_and_others_take_their_places(monkeypatch: py
     classifier = small_classifier()
     sizes: list[int] = []
     data = labelled(classifier, wrong=0)
-    monkeypatch.setattr("auditor.attack_run.fast_copy", lambda classifier: classifier)  # all passes through one network
+    monkeypatch.setattr(
+        "auditor.harness.attack_run.fast_copy", lambda classifier: classifier
+    )  # all passes through one network
     classifier.network.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     outcome = run_attack(
         classifier, ATTACKS.parse("pgd:steps=20,step_size=0.05,random_start=false"), ThreatModel(epsilon=0.1), data,

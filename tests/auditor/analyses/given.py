@@ -14,8 +14,8 @@ from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
-from auditor.pairs import make_pairs
 from auditor.threat import ThreatModel
+from auditor.twins.stored import make_pairs
 
 
 class Given:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from auditor.analyses.delta_values import DeltaValues
 from auditor.analysis import Finding, detail_of, measured, section_of
 from auditor.classifier import Classifier
-from auditor.head import head_of
-from auditor.log_bins import EDGES, LogBins, bin_rows
+from auditor.delta.log_bins import EDGES, LogBins, bin_rows
+from auditor.probes.head import head_of
 from auditor.report.blocks import Figure, Measures, Table
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from auditor.analyses.error_amplification import ErrorAmplification
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.classifier import Classifier
-from auditor.matched_noise import matched_noise
+from auditor.probes.matched_noise import matched_noise
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, attacked, subject_of
 from tests.nets import SHAPE, Linear, labelled, small_classifier

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from auditor.analyses.feature_transplant import Condition, FeatureTransplant, spread
 from auditor.analysis import Finding, section_of
+from auditor.influence.routes import count_of
+from auditor.influence.selection import Selector, clean_energy, descending, largest_filters, route_frequency
 from auditor.metrics import Rate
 from auditor.report import charts
 from auditor.report.blocks import Figure
-from auditor.routes import count_of
-from auditor.selection import Selector, clean_energy, descending, largest_filters, route_frequency
 from tests.auditor.analyses.given import Given, subject_of
 from tests.auditor.routed import CONVOLUTIONS, chain, classifier_of, images, one_by_one, same, subject
 

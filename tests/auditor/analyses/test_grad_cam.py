@@ -15,9 +15,9 @@ from auditor.analyses.grad_cam import GradCam
 from auditor.analysis import Finding, measured, section_of
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import Classifier
+from auditor.influence.routes import count_of
+from auditor.influence.selection import Selector, route_frequency
 from auditor.report.blocks import Images, Measures
-from auditor.routes import count_of
-from auditor.selection import Selector, route_frequency
 from tests.auditor.analyses.given import Given, subject_of
 from tests.auditor.routed import chain, classifier_of, images, same, subject
 

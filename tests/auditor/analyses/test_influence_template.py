@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from auditor.analyses.influence_template import ALL, InfluenceTemplate
 from auditor.analysis import Finding, measured, section_of
 from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.neuron_influence import expected_jaccard
+from auditor.nip.influence import expected_jaccard
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of
 from tests.nets import SHAPE

@@ -14,7 +14,7 @@ from auditor.analyses.interior_delta import InteriorDelta
 from auditor.analysis import Finding, detail_of, measured, section_of
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import Classifier
-from auditor.delta import delta_values
+from auditor.delta.values import delta_values
 from auditor.report.blocks import Figure, Measures, Table
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of

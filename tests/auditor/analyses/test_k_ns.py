@@ -18,9 +18,9 @@ from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
+from auditor.delta.neuron_attack import Attacked, Targets
+from auditor.delta.neuron_attack_outcome import NeuronAttackOutcome, counted
 from auditor.evaluation import run_attack
-from auditor.neuron_attack import Attacked, Targets
-from auditor.neuron_attack_outcome import NeuronAttackOutcome, counted
 from auditor.report.blocks import Figure, Table
 from auditor.report.charts import draw
 from auditor.threat import Norm, ThreatModel

@@ -14,10 +14,10 @@ from auditor.analyses.layer_sharing import LayerSharing
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.classifier import Classifier
 from auditor.criterion import TargetedMisclassification
-from auditor.pairs import make_twins
-from auditor.ranks import levenshtein_similarity, random_jaccard
+from auditor.ranking.agreement import levenshtein_similarity, random_jaccard
 from auditor.report.charts import draw
-from auditor.targeted import aimed_at, papers_pgd
+from auditor.twins.stored import make_twins
+from auditor.twins.targeted import aimed_at, papers_pgd
 from tests.auditor.analyses.given import attacked
 from tests.nets import SHAPE, labelled, small_classifier
 

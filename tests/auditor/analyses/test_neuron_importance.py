@@ -17,11 +17,11 @@ from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.classifier import Classifier
 from auditor.criterion import TargetedMisclassification
 from auditor.dataset import ImageDataset
-from auditor.head import head_of
-from auditor.importance import Importance, importance_of
-from auditor.pairs import make_twins
+from auditor.probes.head import head_of
+from auditor.ranking.importance import Importance, importance_of
 from auditor.report.charts import draw
-from auditor.targeted import aimed_at, papers_pgd, successful_twins
+from auditor.twins.stored import make_twins
+from auditor.twins.targeted import aimed_at, papers_pgd, successful_twins
 from tests.auditor.analyses.given import attacked
 from tests.nets import SHAPE, labelled, random_images, small_classifier
 

@@ -13,7 +13,7 @@ from auditor.analyses.neuron_influence import CONTROL, NeuronInfluence
 from auditor.analysis import Finding, measured, section_of
 from auditor.attack import ATTACKS
 from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.head import head_of
+from auditor.probes.head import head_of
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, attacked, subject_of
 from tests.nets import SHAPE, labelled, small_classifier

@@ -17,7 +17,7 @@ from auditor.analyses.neuron_segmentation import NeuronSegmentation, darkened, o
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
-from auditor.means import Mean
+from auditor.statistics.means import Mean
 from tests.auditor.analyses.given import Given, attacked, subject_of
 from tests.nets import SHAPE, labelled, random_images, small_classifier
 

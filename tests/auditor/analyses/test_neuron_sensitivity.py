@@ -22,9 +22,9 @@ from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.errors import EvaluationError
 from auditor.evaluation import run_attack
+from auditor.harness.outcome import Finished
 from auditor.neurons import kind_of
-from auditor.outcome import Finished
-from auditor.sensitivity import LayerSensitivity
+from auditor.ranking.sensitivity import LayerSensitivity
 from auditor.threat import ThreatModel
 from tests.auditor.analyses.given import Given, subject_of
 from tests.nets import SHAPE, small_classifier

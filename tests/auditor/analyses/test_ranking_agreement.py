@@ -14,9 +14,9 @@ from torch import nn
 from auditor.analyses.ranking_agreement import RankingAgreement
 from auditor.analysis import Finding, section_of
 from auditor.classifier import Classifier
-from auditor.head import head_of
-from auditor.neuron_influence import expected_jaccard
-from auditor.rankings import rank_features
+from auditor.nip.influence import expected_jaccard
+from auditor.probes.head import head_of
+from auditor.ranking.methods import rank_features
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, attacked, subject_of
 from tests.nets import SHAPE, labelled, small_classifier

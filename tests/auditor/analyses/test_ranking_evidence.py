@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from auditor.ablation import ablate_layer
 from auditor.analyses.ranking_evidence import RankingEvidence
 from auditor.analysis import Finding, measured, section_of
 from auditor.classifier import Classifier
-from auditor.evidence import random_order
-from auditor.rankings import rank_layers
+from auditor.ranking.ablation import ablate_layer
+from auditor.ranking.evidence import random_order
+from auditor.ranking.methods import rank_layers
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, attacked, subject_of
 from tests.nets import SHAPE, labelled, small_classifier

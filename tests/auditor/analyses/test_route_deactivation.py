@@ -10,11 +10,11 @@ from torch import nn
 
 from auditor.analyses.route_deactivation import RouteDeactivation
 from auditor.analysis import Finding, section_of
+from auditor.influence.routes import count_of
+from auditor.influence.selection import RouteFrequency, Selector, largest_filters, route_frequency
 from auditor.metrics import Rate, paired_difference
 from auditor.report import charts
 from auditor.report.blocks import Figure, Table
-from auditor.routes import count_of
-from auditor.selection import RouteFrequency, Selector, largest_filters, route_frequency
 from tests.auditor.analyses.given import Given, subject_of
 from tests.auditor.routed import CONVOLUTIONS, chain, classifier_of, images, same, subject
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from auditor.analyses.sample_hardness import SampleHardness
 from auditor.analysis import Finding, section_of
-from auditor.hardness import SCORES, Attacked, Scores, hardness
+from auditor.influence.hardness import SCORES, Attacked, Scores, hardness
+from auditor.influence.selection import RouteFrequency
 from auditor.report import charts
 from auditor.report.blocks import Figure, Table
-from auditor.selection import RouteFrequency
 from tests.auditor.analyses.given import Given, subject_of
 from tests.auditor.routed import chain, classifier_of, images, same, subject
 

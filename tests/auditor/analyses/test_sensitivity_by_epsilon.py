@@ -15,10 +15,10 @@ from auditor.analyses.sensitivity_by_epsilon import SensitivityByEpsilon
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
-from auditor.pairs import make_twins
 from auditor.report.charts import draw
-from auditor.targeted import papers_pgd
 from auditor.threat import Norm, ThreatModel
+from auditor.twins.stored import make_twins
+from auditor.twins.targeted import papers_pgd
 from tests.auditor.analyses.given import attacked
 from tests.nets import SHAPE, labelled, small_classifier
 

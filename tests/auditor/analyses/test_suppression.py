@@ -15,13 +15,13 @@ from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
-from auditor.means import Mean
 from auditor.metrics import Rate
-from auditor.pairs import make_twins
+from auditor.ranking.sensitivity import LayerSensitivity
 from auditor.report.charts import draw
-from auditor.sensitivity import LayerSensitivity
-from auditor.targeted import papers_pgd
+from auditor.statistics.means import Mean
 from auditor.threat import Norm, ThreatModel
+from auditor.twins.stored import make_twins
+from auditor.twins.targeted import papers_pgd
 from tests.auditor.analyses.given import attacked
 from tests.auditor.test_altered import with_scale
 from tests.nets import SHAPE, labelled, random_images, small_classifier

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from auditor.analyses.top_k_consistency import TopKConsistency
 from auditor.analysis import Finding, measured, section_of
-from auditor.neuron_influence import expected_jaccard
+from auditor.nip.influence import expected_jaccard
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of
 from tests.nets import SHAPE, small_classifier, small_cnn

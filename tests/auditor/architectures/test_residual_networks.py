@@ -14,7 +14,7 @@ from auditor.architecture import ARCHITECTURES
 from auditor.architectures.resnet_cifar import ResNetCifar
 from auditor.architectures.resnet_small_images import ResNet18Cifar, ResNet50Cifar
 from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.residual import PadShortcut
+from auditor.layers.residual import PadShortcut
 from tests.auditor.architectures.oracle import unlike_fresh
 
 

@@ -20,8 +20,8 @@ from auditor.architecture import ARCHITECTURES
 from auditor.architectures.sequential import MAX_PARAMETERS, Sequential
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.errors import SpecError
-from auditor.layer_notation import parse_layers
-from auditor.layer_specs import LAYERS
+from auditor.layers.notation import parse_layers
+from auditor.layers.specs import LAYERS
 
 CNN_A = (
     "nn.Sequential(nn.Conv2d(3, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), "

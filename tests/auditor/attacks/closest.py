@@ -13,7 +13,7 @@ from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Criterion, Misclassification
 from auditor.evaluation import run_attack
-from auditor.outcome import Outcome
+from auditor.harness.outcome import Outcome
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.real import Setting
 from tests.nets import labelled, small_classifier

@@ -13,7 +13,7 @@ from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Criterion, Misclassification, TargetedMisclassification
 from auditor.evaluation import run_attack
-from auditor.outcome import Finished, Outcome
+from auditor.harness.outcome import Finished, Outcome
 from auditor.threat import ThreatModel
 from tests.nets import labelled, small_classifier
 

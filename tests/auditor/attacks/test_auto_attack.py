@@ -9,13 +9,13 @@ import torchattacks
 from torch import Tensor
 
 from auditor.attack import ATTACKS, Attack, Ensemble
-from auditor.auto_pgd import AutoPGD
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.criterion import Misclassification, TargetedMisclassification
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
-from auditor.losses import difference_of_logits_ratio, margin, targeted_ratio
-from auditor.outcome import Outcome
+from auditor.harness.auto_pgd import AutoPGD
+from auditor.harness.losses import difference_of_logits_ratio, margin, targeted_ratio
+from auditor.harness.outcome import Outcome
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.real import Setting, by_torchattacks, fewer, ours
 from tests.nets import SHAPE, Linear, labelled, small_classifier

@@ -15,7 +15,7 @@ from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
-from auditor.outcome import Finished
+from auditor.harness.outcome import Finished
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.attacks.closest import correct, in_float64, lengths, minimal
 from tests.auditor.real import Setting

@@ -14,7 +14,7 @@ from auditor.attack import ATTACKS
 from auditor.attacks.eot import rotate
 from auditor.criterion import Misclassification
 from auditor.evaluation import run_attack
-from auditor.outcome import Finished
+from auditor.harness.outcome import Finished
 from auditor.randomness import RowRandom
 from auditor.threat import ThreatModel
 from tests.auditor.attacks.small import SEED, ran, slope

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.adam import adam
 from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification, TargetedMisclassification
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
+from auditor.harness.adam import adam
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.attacks.closest import Both, beside_foolbox, correct, in_float64, lengths, minimal
 from tests.auditor.real import Setting

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from auditor.attacks.one_pixel import _different
 from auditor.classifier import Classifier
-from auditor.population import BLOCK
+from auditor.harness.population import BLOCK
 from auditor.randomness import RowRandom
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.attacks.closest import correct

@@ -15,7 +15,7 @@ from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
-from auditor.outcome import Finished
+from auditor.harness.outcome import Finished
 from auditor.randomness import derive_seed
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.attacks.small import ran

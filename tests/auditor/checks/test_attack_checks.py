@@ -111,8 +111,8 @@ def test_the_loss_path_is_the_attacks() -> None:
     """Of an attack with a fixed small step from the clean image, the path starts at the clean margin and ends at the last."""
     from auditor.checks.incomplete_optimization import _paths
     from auditor.criterion import Misclassification
+    from auditor.harness.losses import margin
     from auditor.inquiry import Inquiry
-    from auditor.losses import margin
     from auditor.threat import ThreatModel
     from tests.nets import labelled
 

@@ -1,0 +1,1 @@
+"""Layers from which networks are built: specs, their notation, residual blocks."""

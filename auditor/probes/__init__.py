@@ -1,0 +1,1 @@
+"""Looking into a network while it runs, and changing what it computes."""

@@ -1,0 +1,151 @@
+"""Rankings of neurons: how alike two or more of them are (Zhang et al. 2020, arXiv 1909.06978), and what chance would give.
+
+A ranking is an order: indices of neurons, the first one foremost. Where a measure only looks at the front of a ranking, it
+takes the sequence of its first k neurons. Equal values are ranked by the lower index everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from auditor.metrics import CONFIDENCE
+from auditor.statistics.means import Mean
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+DRAWS = 1000
+"""Random rankings behind a simulated expectation."""
+
+
+class Chance(NamedTuple):
+    """What random rankings give: the mean, and the range of the middle 95 % of them."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def share_of(neurons: int, share: float) -> int:
+    """How many neurons a share of a layer is: rounded down, at least one. 0.29 of 100 are 29, whatever binary makes of 0.29."""
+    return max(1, math.floor(Fraction(repr(float(share))) * neurons))
+
+
+def descending(values: Floats) -> Ints:
+    """Indices from the largest value to the smallest; NaN last."""
+    return np.argsort(-np.asarray(values), axis=-1, kind="stable")
+
+
+def ranks(values: Floats) -> Ints:
+    """The place of each neuron in the descending order, from 1."""
+    places = np.empty(len(values), np.int64)
+    places[descending(values)] = np.arange(1, len(values) + 1)
+    return places
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Spearman's rank correlation of two values per neuron (eq. 6); NaN for fewer than two neurons."""
+    n = len(a)
+    if n < 2:
+        return math.nan
+    gaps = ranks(a) - ranks(b)
+    return 1 - 6 * int((gaps * gaps).sum()) / (n**3 - n)
+
+
+def random_spearman(neurons: int) -> Chance:
+    """Spearman's rank correlation of two random rankings: mean 0, variance 1 / (n - 1); NaN for fewer than two neurons."""
+    if neurons < 2:
+        return Chance(math.nan, math.nan, math.nan)
+    reach = min(1.0, float(stats.norm.ppf((1 + CONFIDENCE) / 2)) / math.sqrt(neurons - 1))
+    return Chance(0.0, -reach, reach)
+
+
+def levenshtein(a: Ints, b: Ints, substitution: int = 1) -> Ints:
+    """The least cost of turning ``a`` into ``b`` (eq. 7), where inserting and deleting cost 1.
+
+    ``a``: (..., n), ``b``: (..., m), with the same leading dimensions; answers have those.
+    """
+    a, b = np.asarray(a, np.int64), np.asarray(b, np.int64)
+    places = np.arange(b.shape[-1] + 1)
+    row = np.broadcast_to(places, (*b.shape[:-1], len(places)))
+    for i in range(a.shape[-1]):
+        replaced = row[..., :-1] + substitution * (a[..., i : i + 1] != b)
+        without_insertions = np.concatenate([row[..., :1] + 1, np.minimum(replaced, row[..., 1:] + 1)], axis=-1)
+        # Inserting up to place j from any place before it costs one each: a running minimum of (cost - place), plus place.
+        row = np.minimum.accumulate(without_insertions - places, axis=-1) + places
+    return np.asarray(row[..., -1])
+
+
+def levenshtein_similarity(a: Ints, b: Ints, substitution: int = 2) -> Floats:
+    """1 - distance / (|a| + |b|) (eq. 8); shapes as in ``levenshtein``.
+
+    With substitution at 1, eq. 7 to the letter, two sequences of equal length are never less similar than 0.5. At 2, a deletion
+    and an insertion, the similarity is 2 LCS / (|a| + |b|) and spans [0, 1]: only this one fits the numbers of the paper.
+    """
+    return 1 - levenshtein(a, b, substitution) / (np.shape(a)[-1] + np.shape(b)[-1])
+
+
+def random_similarity(neurons: int, count: int, substitution: int, seed: int, draws: int = DRAWS) -> Chance:
+    """Levenshtein similarity of the first ``count`` neurons of two random rankings, simulated.
+
+    The mean is also that of the average pair similarity of any number of random rankings.
+    """
+    generator = np.random.default_rng(seed)
+    random = np.stack([generator.choice(neurons, count, replace=False) for _ in range(draws)])
+    # Only which neurons are equal counts, so one of the two sequences may be fixed.
+    similarity = levenshtein_similarity(np.broadcast_to(np.arange(count), random.shape), random, substitution)
+    low, high = np.quantile(similarity, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Chance(float(similarity.mean()), float(low), float(high))
+
+
+def average_pair_similarity(sequences: Ints, substitution: int = 2) -> Mean:
+    """Mean Levenshtein similarity of all pairs of Y sequences, (Y, k) (eq. 9); the interval is the jackknife's over sequences.
+
+    Pairs share sequences, so they cannot count as independent: the jackknife leaves out one sequence at a time.
+    """
+    count = len(sequences)
+    if count < 2:
+        return Mean(value=None, low=None, high=None, n=count)
+    first, second = np.triu_indices(count, 1)
+    similarity = np.zeros((count, count))
+    similarity[first, second] = levenshtein_similarity(sequences[first], sequences[second], substitution)
+    similarity += similarity.T
+    value = float(similarity.sum() / (count * (count - 1)))
+    if count < 3:
+        return Mean(value=value, low=None, high=None, n=count)
+    without = (similarity.sum() - 2 * similarity.sum(0)) / ((count - 1) * (count - 2))
+    error = math.sqrt((count - 1) / count * float(((without - without.mean()) ** 2).sum()))
+    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    return Mean(value=value, low=max(0.0, value - reach), high=min(1.0, value + reach), n=count)
+
+
+def total_jaccard(sequences: Ints) -> float:
+    """Neurons that are in all of Y sequences, (Y, k), over neurons that are in any (eq. 10)."""
+    sets = [set(sequence.tolist()) for sequence in sequences]
+    return len(set.intersection(*sets)) / len(set.union(*sets))
+
+
+def random_jaccard(neurons: int, count: int, sequences: int) -> float:
+    """The total Jaccard index that random sequences would have: expected size of the intersection over that of the union.
+
+    The index falls with the number of sequences, whatever they are, so it says nothing without this.
+    """
+    share = count / neurons
+    return share**sequences / (1 - (1 - share) ** sequences)
+
+
+def weighted_votes(values: Floats, count: int) -> Floats:
+    """Votes for each neuron (eq. 5): on each image the ``count`` largest values get count, count - 1, ..., 1.
+
+    ``values``: (B, M); answers (M,). With ``count`` = M it is the Borda count.
+    """
+    votes = np.zeros(values.shape[1])
+    order = descending(values)[:, :count]
+    np.add.at(votes, order, np.broadcast_to(count - np.arange(order.shape[1]), order.shape))
+    return votes

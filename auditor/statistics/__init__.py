@@ -1,0 +1,1 @@
+"""Means, correlations and counts, with their intervals."""

@@ -1,0 +1,1 @@
+"""Clean images and their perturbed twins, as analyses read them."""

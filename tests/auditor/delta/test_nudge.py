@@ -1,0 +1,185 @@
+"""A moved neuron against networks taken apart by hand; first-order estimates against finite differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from auditor.architecture import ARCHITECTURES
+from auditor.classifier import Classifier
+from auditor.delta.nudge import Nudge, before_each_change_of_size, first_order, in_float64, spreads
+from auditor.errors import EvaluationError
+from auditor.neurons import list_layers
+from auditor.statistics.moments import Moments
+from tests.auditor.analyses.given import Given
+from tests.nets import SHAPE, small_classifier
+
+
+class Branches(nn.Module):
+    """A concatenation with what a branch before the layer gave: it takes no more rows than came in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 2, 3, padding=1)
+        self.head = nn.Linear(6 * 36, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.two(x)
+        return self.head(torch.cat([self.one(x).relu(), early], 1).flatten(1))
+
+
+def branches() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(Branches(), input_shape=SHAPE, num_classes=4).double()
+
+
+def by_hand(classifier: Classifier, place: int, image: Tensor, neuron: int, amount: float) -> Tensor:
+    """The layers of a sequential network, with one map moved in between."""
+    features = classifier.network[:place](classifier.normalize(image)).clone()
+    features[:, neuron] += amount
+    return classifier.network[place:](features)[0]
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 6], ids=["conv", "norm", "relu", "logits"])
+def test_a_moved_neuron_in_a_network_taken_apart(place: int) -> None:
+    classifier = small_classifier().double()
+    image = torch.rand(1, *SHAPE, dtype=torch.float64)
+    neurons, amounts = torch.tensor([0, 3, 3, 4]), torch.tensor([0.5, -1.0, 20.0, 0.0]).double()
+    nudge = Nudge(classifier, str(place - 1))
+    assert nudge.cut
+    found = nudge.logits(image, neurons, amounts)
+    for row, neuron, amount in zip(found, neurons.tolist(), amounts.tolist(), strict=True):
+        assert torch.allclose(row, by_hand(classifier, place, image, neuron, amount), rtol=1e-12)
+
+
+def test_a_network_that_cannot_be_cut_is_run_whole() -> None:
+    classifier = branches()
+    image = torch.rand(1, *SHAPE, dtype=torch.float64)
+    nudge = Nudge(classifier, "one")
+    assert not nudge.cut
+    found = nudge.logits(image, torch.tensor([1, 2]), torch.tensor([0.7, -0.7]).double())
+    network = classifier.network
+    for row, (neuron, amount) in zip(found, [(1, 0.7), (2, -0.7)], strict=True):
+        maps = network.one(image)
+        maps[:, neuron] += amount
+        expected = network.head(torch.cat([maps.relu(), network.two(image)], 1).flatten(1))[0]
+        assert torch.allclose(row, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["vgg", "resnet-cifar"])
+def test_cut_or_whole_the_logits_are_the_same(kind: str) -> None:
+    torch.manual_seed(0)
+    architecture = ARCHITECTURES.build(kind, {})
+    classifier = Classifier(architecture.build(), input_shape=architecture.input_shape, num_classes=10).double()
+    layers = before_each_change_of_size(classifier, 6)
+    sizes = [layer.spatial for layer in layers]
+    assert len(set(sizes)) == len(sizes)
+    assert len(sizes) == {"vgg": 5, "resnet-cifar": 3}[kind]
+    nudge = Nudge(classifier, layers[1].name)
+    assert nudge.cut
+    image, neurons = torch.rand(1, 3, 32, 32).double(), torch.tensor([0, 5])
+    amounts = torch.tensor([1.0, -2.0]).double()
+    short = nudge.logits(image, neurons, amounts)
+    nudge.cut = False
+    assert torch.allclose(short, nudge.logits(image, neurons, amounts), rtol=1e-10)
+
+
+def test_which_layers_stand_before_a_change_of_size() -> None:
+    relu, conv = nn.ReLU(), nn.Conv2d(3, 3, 3, padding=1)
+    network = nn.Sequential(
+        conv, nn.ReLU(), relu, nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4), nn.ReLU()
+    )
+    classifier = Classifier(network, input_shape=SHAPE, num_classes=4)
+    assert [layer.name for layer in before_each_change_of_size(classifier, 6)] == ["2", "4", "7"]
+    assert [layer.name for layer in before_each_change_of_size(classifier, 2)] == ["2", "7"]
+    assert [layer.name for layer in before_each_change_of_size(classifier, 1)] == ["2"]
+    plain = Classifier(nn.Sequential(conv, nn.Flatten(), nn.Linear(108, 4)), input_shape=SHAPE, num_classes=4)
+    assert [layer.name for layer in before_each_change_of_size(plain, 6)] == ["0"]
+
+
+def test_the_first_order_estimate_is_the_finite_difference() -> None:
+    """Central differences of each margin along each neuron; steps of 1e-6 in float64, where ReLU and pool stay linear."""
+    classifier = small_classifier().double()
+    layers = [layer for layer in list_layers(classifier) if layer.name in ("0", "2")]
+    x = torch.rand(3, *SHAPE, dtype=torch.float64)
+    found = first_order(classifier, layers, x)
+    for layer in layers:
+        for b in range(3):
+            logits = classifier(x[b : b + 1])[0]
+            y = int(logits.argmax())
+            for neuron in range(8):
+                up, down = (by_hand(classifier, int(layer.name) + 1, x[b : b + 1], neuron, e) for e in (1e-6, -1e-6))
+                estimates = [
+                    -float(logits[y] - logits[c]) / float(((up[y] - up[c]) - (down[y] - down[c])) / 2e-6)
+                    for c in range(5)
+                    if c != y
+                ]
+                assert float(found[layer.name][b, neuron]) == pytest.approx(min(estimates, key=abs), rel=1e-4)
+
+
+def test_a_neuron_without_influence_has_no_estimate() -> None:
+    classifier = small_classifier().double()
+    with torch.no_grad():
+        classifier.network[5].weight[:, :9] = 0.0  # what neuron 0 of the ReLU feeds
+    layer = next(layer for layer in list_layers(classifier) if layer.name == "2")
+    found = first_order(classifier, [layer], torch.rand(2, *SHAPE).double())["2"]
+    assert found[:, 0].isinf().all()
+    assert found[:, 1:].isfinite().any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_the_spread_is_numpys_over_images_and_positions(batch_size: int) -> None:
+    classifier = small_classifier().double()
+    x = torch.rand(10, *SHAPE, dtype=torch.float64)
+    layers = [layer for layer in list_layers(classifier) if layer.name in ("0", "2", "5")]
+    found = spreads(classifier, layers, Given(x, x, batch_size))
+    features = classifier.normalize(x)
+    for place, module in enumerate(classifier.network):
+        features = module(features)
+        if str(place) in found:
+            maps = features.flatten(2) if features.dim() > 2 else features[:, :, None]
+            assert np.allclose(found[str(place)], maps.numpy().std((0, 2)), rtol=1e-10)
+
+
+def test_equal_numbers_have_no_deviation() -> None:
+    moments = Moments()
+    for size in (3, 7, 20):
+        moments.add(torch.full((2, size), 0.1))
+    assert moments.std.tolist() == [0, 0]
+    assert moments.count == 30
+
+
+def test_a_network_that_needs_float32_is_declined() -> None:
+    class Narrow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(108, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x.flatten(1).float())
+
+    classifier = Classifier(Narrow(), input_shape=SHAPE, num_classes=3)
+    with pytest.raises(EvaluationError, match="does not run in float64"):
+        in_float64(classifier)
+    assert classifier.dtype == torch.float32, "the classifier itself stays as it is"
+
+
+def test_a_layer_that_folds_its_images_is_declined() -> None:
+    """Every image becomes four rows: a channel is no longer one neuron of one image."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = torch.cat(x.split(3, 3)).split(3, 2)
+            return self.head(self.conv(torch.cat(parts)).reshape(4, len(x), 4).movedim(0, 1).flatten(1))
+
+    classifier = Classifier(Windows(), input_shape=SHAPE, num_classes=3)
+    with pytest.raises(EvaluationError, match="does not keep one row per image"):
+        first_order(
+            classifier, [layer for layer in list_layers(classifier) if layer.name == "conv"], torch.rand(2, *SHAPE)
+        )
