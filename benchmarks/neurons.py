@@ -1,6 +1,6 @@
 """Neuron analyses beside plain passes over the same images, in one run: routes in closed form, sensitivity of all layers.
 
-    python benchmarks/neurons.py --images 1024 --write docs/neurons-benchmarks.md
+    python benchmarks/neurons.py --images 1024 --write docs/benchmarks-neurons.md
 
 The network is VGG-16 with batch normalisation at full width, the images are CIFAR-shaped; neither the weights nor the pixels
 matter to the time, so that both are random. All contestants take turns, ROUNDS times after one turn to warm up, and the median of
