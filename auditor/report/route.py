@@ -50,24 +50,24 @@ def overview(data: dict[str, Any], how: str, width: float, model_width: float) -
             select="layer",
         ),
         Figure(
-            chart="layer_series",
+            chart="layer_lines",
             title="How often the same neurons are on the route",
             rows=tuple(
                 _point(layer, series, layer["occurrence"][key])
                 for key, series in (("clean", "clean"), ("adversarial", "adversarial"), ("chance", "random routes"))
                 for layer in layers
             ),
-            options={"y": f"mean occurrence of the top {share}", "percent": True},
+            options={"y": f"mean occurrence of the top {share}", "share": True},
             reading=f"Share of the images on whose route a neuron is, averaged over the {share} of each layer that occur most. "
             f"100 % means that all images share one route; averaged over the model's route ({wide}) it could not exceed "
             f"{100 * bound:.1f} %.",
             select="layer",
         ),
         Figure(
-            chart="layer_series",
+            chart="layer_lines",
             title="Overlap of clean and adversarial routes",
             rows=tuple(_overlaps(layers)),
-            options={"y": "Jaccard index of two routes", "percent": True},
+            options={"y": "Jaccard index of two routes", "share": True},
             reading="Neurons on both routes, as a share of those on either, averaged over the images (bars: 95 % interval). "
             "An attack that changes the route brings the first line down towards that of two different clean images.",
             select="layer",
@@ -79,7 +79,7 @@ def overview(data: dict[str, Any], how: str, width: float, model_width: float) -
     ):
         blocks.append(
             Figure(
-                chart="layer_series",
+                chart="layer_lines",
                 title=title,
                 rows=tuple(_contrast_rows(layers, what)),
                 options={"y": unit, "log": True},
@@ -109,7 +109,7 @@ def one_layer(layer: dict[str, Any], class_names: Sequence[str]) -> tuple[AnyBlo
             f"model's route: {100 * occurs['model']:.1f} %, at most {100 * occurs['bound']:.1f} %."
         ),
         Figure(
-            chart="neuron_scatter",
+            chart="scatter",
             title=f"Neurons of {layer['name']} on the route",
             rows=rows,
             options={"x": "share of clean images", "y": "share of adversarial images", "group": "route of the model"},
