@@ -15,7 +15,7 @@ from auditor.report.export import as_svg
 ROW = {
     "x": 1, "series": "all", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "layer": "conv1", "depth": 1, "kind": "conv",
     "label": "conv1", "name": "conv1", "order": 0, "row": 0, "column": 0, "layers": 1, "neurons": 8, "neuron": 3,
-    "marked": "no", "y": 0.3, "group": "both", "place": 0.5, "clean": 0.2, "adversarial": 0.1, "share": 0.5,
+    "marked": "no", "y": 0.3, "group": "both", "from": 0.5, "to": 0.6, "clean": 0.2, "adversarial": 0.1, "share": 0.5,
 }  # fmt: skip
 OPTIONS = {"x": "place", "y": "size", "value": "size", "marked": "top", "group": "group", "domain": [0, 1]}
 CHANCE = {"chance": 0.1, "low": 0.0, "high": 0.2}

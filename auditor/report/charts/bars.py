@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
-from auditor.report.charts.parts import MARKED, SERIES_COLOURS, AnyChart, Options, Rows, names_in, pickable
+from auditor.report.charts.parts import MARKED, SERIES_COLOURS, AnyChart, Options, Rows, names_in, pickable, value_scale
 
 LABELLED = 64
 """Neurons, at most, that have their index below the bar."""
@@ -18,14 +18,13 @@ def neuron_values(rows: Rows, options: Options) -> AnyChart:
     """
     log = options.get("log", False)
     labelled = len(rows) <= LABELLED
-    scale = {"domain": options["domain"]} if "domain" in options else {}
     base = alt.Chart(alt.Data(values=[row for row in rows if row["value"] is not None]))
     chart = (base.mark_point(filled=True, size=40) if log else base.mark_bar()).encode(
         x=alt.X(
             "neuron:O", title="neuron, by its index in the layer", sort=names_in(rows, "neuron"),
             axis=alt.Axis(labels=labelled, ticks=labelled, labelOverlap=True),
         ),
-        y=alt.Y("value:Q", title=options["y"], scale=alt.Scale(**scale, **({"type": "log"} if log else {}))),
+        y=alt.Y("value:Q", title=options["y"], scale=value_scale(options, "log" if log else None)),
         color=alt.Color("marked:N", title=options["marked"], scale=MARKED, legend=alt.Legend(orient="top", titleLimit=500)),
         tooltip=[alt.Tooltip("neuron:Q"), alt.Tooltip("value:Q", title=options["y"], format=".4g")],
     )  # fmt: skip
@@ -37,11 +36,10 @@ def class_values(rows: Rows, options: Options) -> AnyChart:
 
     Options: ``y`` titles the axis; ``chance``, ``low``, ``high``: the mean and the range of random values.
     """
-    scale = alt.Scale(domain=options["domain"]) if "domain" in options else alt.Undefined
     base = alt.Chart(alt.Data(values=[row for row in rows if row["value"] is not None]))
     bars = base.mark_bar(color=SERIES_COLOURS[0]).encode(
         x=alt.X("name:N", title="target class", sort=names_in(rows, "name"), axis=alt.Axis(labelOverlap=True)),
-        y=alt.Y("value:Q", title=options["y"], scale=scale),
+        y=alt.Y("value:Q", title=options["y"], scale=value_scale(options)),
         tooltip=[alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("n:Q", title="images")],
     )
     chance = alt.Chart(alt.Data(values=[{key: options[key] for key in ("chance", "low", "high")}]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import altair as alt
 
-from auditor.report.charts.parts import AnyChart, Options, Rows, colours, legend, names_in
+from auditor.report.charts.parts import AnyChart, Options, Rows, colours, legend, names_in, value_scale
 
 
 def histogram(rows: Rows, options: Options) -> AnyChart:
@@ -15,7 +15,6 @@ def histogram(rows: Rows, options: Options) -> AnyChart:
     """
     group = options.get("group", "series")
     series = names_in(rows, "series")
-    shares = {"domain": options["domain"]} if "domain" in options else {}
     chart = (
         alt.Chart(alt.Data(values=list(rows)))
         .mark_line(interpolate="step-after", strokeWidth=1.5)
@@ -25,7 +24,7 @@ def histogram(rows: Rows, options: Options) -> AnyChart:
             ),
             y=alt.Y(
                 "share:Q", title=options["y"], axis=alt.Axis(format="~%"),
-                scale=alt.Scale(**shares, **({"type": "sqrt"} if options.get("root") else {})),
+                scale=value_scale(options, "sqrt" if options.get("root") else None),
             ),
             color=colours(group, names_in(rows, group)),
             detail="series:N",

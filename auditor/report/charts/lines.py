@@ -14,6 +14,7 @@ from auditor.report.charts.parts import (
     names_in,
     number_axis,
     pickable,
+    value_scale,
 )
 
 MANY = 100
@@ -53,7 +54,7 @@ def lines(rows: Rows, options: Options) -> AnyChart:
         color=colours(group, names_in(rows, group), options.get("legend")),
         detail=[alt.Detail(f"{field}:N") for field in lined],
     )  # fmt: skip
-    scale = alt.Scale(type="log") if log else alt.Scale(domain=[0, 1]) if share else alt.Undefined
+    scale = value_scale({"domain": [0, 1]} if share else {}, "log" if log else None)
     y = alt.Y("value:Q", title=options["y"], scale=scale, axis=number_axis(number))
     line = base.mark_line(strokeWidth=1.5)
     points = base.mark_point(filled=True, size=60, opacity=0 if len(shown) > MANY else 1).encode(

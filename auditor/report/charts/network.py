@@ -43,25 +43,41 @@ def layer_map(rows: Rows, options: Options) -> AnyChart:
 
 
 def route_map(rows: Rows, options: Options) -> AnyChart:
-    """Which neurons of each layer are on a route; rows hold layer, depth, neuron, place (in [0, 1]), group, clean, adversarial.
+    """Which neurons of each layer are on a route; rows hold layer, neuron, from and to (its place in the layer, in [0, 1]),
+    group, and where known clean and adversarial (shares of images on whose routes it is).
 
     Groups: both, clean only, adversarial only.
     """
     layers = names_in(rows, "layer")
+    x = alt.X(
+        "layer:N", title="layer, from input to output", sort=layers, axis=alt.Axis(labelAngle=-40, labelLimit=110)
+    )
+    scale = alt.Scale(domain=list(ROUTES), range=list(ROUTES.values()))
+    shares = [
+        alt.Tooltip(f"{side}:Q", title=f"on routes of {side} images", format=".1%")
+        for side in ("clean", "adversarial")
+        if all(side in row for row in rows)
+    ]
+    whole = alt.Chart(alt.Data(values=[{"layer": layer} for layer in layers]))
+    columns = whole.mark_rect(color="#eef1f4").encode(x=x, y=alt.datum(0, type="quantitative"), y2=alt.datum(1))
+    # A mark has an outline of its own colour, without which one of 512 neurons would be thinner than a pixel.
     marks = (
         alt.Chart(alt.Data(values=list(rows)))
-        .mark_tick(thickness=2)
+        .mark_rect(strokeWidth=1)
         .encode(
-            x=alt.X("layer:N", title="layer, from input to output", sort=layers, axis=alt.Axis(labelAngle=-40)),
-            y=alt.Y("place:Q", title="neuron, by index", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
-            color=alt.Color(
-                "group:N", title="on the route of", sort=list(ROUTES),
-                scale=alt.Scale(domain=list(ROUTES), range=list(ROUTES.values())), legend=alt.Legend(orient="top"),
+            x=x,
+            y=alt.Y(
+                "from:Q", title="neuron, by its index in the layer", scale=alt.Scale(domain=[0, 1]),
+                axis=alt.Axis(labels=False, ticks=False, grid=False),
             ),
+            y2="to:Q",
+            color=alt.Color(
+                "group:N", title="on the route of", sort=list(ROUTES), scale=scale, legend=alt.Legend(orient="top"),
+            ),
+            stroke=alt.Stroke("group:N", scale=scale, legend=None),
             tooltip=[
-                alt.Tooltip("layer:N"), alt.Tooltip("neuron:Q"), alt.Tooltip("group:N", title="on the route of"),
-                alt.Tooltip("clean:Q", format=".1%"), alt.Tooltip("adversarial:Q", format=".1%"),
+                alt.Tooltip("layer:N"), alt.Tooltip("neuron:Q"), alt.Tooltip("group:N", title="on the route of"), *shares,
             ],
         )
     )  # fmt: skip
-    return pickable(marks, options)
+    return alt.layer(columns, pickable(marks, options))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -50,6 +50,11 @@ def legend(names: Sequence[Any]) -> alt.Legend:
 def number_axis(number: str) -> alt.Axis:
     """The axis of numbers that are shown in this format; only percentages need one on the axis, too."""
     return alt.Axis(format=".0%") if "%" in number else alt.Axis()
+
+
+def value_scale(options: Options, kind: Literal["log", "sqrt"] | None = None) -> alt.Scale:
+    """The scale of a chart's values: over the option ``domain``, where there is one."""
+    return alt.Scale(domain=options.get("domain", alt.Undefined), type=kind or alt.Undefined)
 
 
 def interval_tooltip(number: str, title: str = "value") -> list[alt.Tooltip]:
