@@ -18,8 +18,8 @@ from auditor.result import AuditResult
 
 COLUMNS = 8
 """Boxes in one row of the map."""
-ROW_HEIGHT, LEGEND_HEIGHT = 52, 80
-"""Pixels. The legend stands above the boxes and takes from their height."""
+ROW_HEIGHT = 52
+"""Pixels."""
 BINS = 24
 LISTED = 20
 """Neurons in the table of a layer."""
@@ -61,7 +61,7 @@ def network_map(
         options={
             "value": f"{measure.unit}, mean over the neurons",
             "domain": domain_of([mean_of(layer) for one in (measure, *beside) for layer in one.layers]),
-            "height": LEGEND_HEIGHT + ROW_HEIGHT * -(-len(rows) // COLUMNS),
+            "height": ROW_HEIGHT * -(-len(rows) // COLUMNS),
         },
         reading=f"Each box is a {what[:-1]}, in the order in which the network runs them, row by row. {measure.reading}",
         select="module" if collapse else "layer",

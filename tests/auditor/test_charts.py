@@ -55,7 +55,8 @@ def test_two_models_on_one_chart_are_told_apart(name: str) -> None:
 def test_series_within_a_group_have_dashes_and_shapes() -> None:
     rows = [{"model": model, "series": series} for model in "ab" for series in ("clean", "twin")]
     found = layers(chart("lines", *rows, group="model"))
-    assert found["line"]["encoding"]["strokeDash"]["field"] == found["point"]["encoding"]["shape"]["field"] == "series"
+    assert found["point"]["encoding"]["shape"]["field"] == "series"
+    assert found["line"]["encoding"]["strokeDash"]["field"] == "dash"
     alone = layers(chart("lines", *rows, group="series"))
     assert "strokeDash" not in alone["line"]["encoding"]
 

@@ -37,11 +37,15 @@ OVERLAYING = frozenset({"dots", "histogram", "layer_lines", "lines"})
 
 
 def draw(figure: Figure, *, width: int | None = None) -> AnyChart:
-    """The chart of a figure; ``width`` in pixels, or as wide as its container."""
+    """The chart of a figure; ``width`` in pixels with all that stands around it, or as wide as its container.
+
+    The option ``height`` is that of the plot alone: the room for legends and axes comes on top.
+    """
     chart = CHARTS[figure.chart](figure.rows, figure.options | {"select": figure.select})
-    # Room at the right: a legend is measured with one font and may be drawn with a wider one.
+    # Room at the sides: texts are measured with one font and may be drawn with a wider one.
     return chart.properties(
         width=width if width is not None else "container",
-        height=figure.options.get("height", 300),
-        padding={"right": 30},
+        height=figure.options.get("height", 260),
+        autosize={"type": "fit-x", "contains": "padding"},
+        padding={"left": 20, "top": 5, "right": 30, "bottom": 8},
     )

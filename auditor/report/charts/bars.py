@@ -45,4 +45,4 @@ def class_values(rows: Rows, options: Options) -> AnyChart:
     chance = alt.Chart(alt.Data(values=[{key: options[key] for key in ("chance", "low", "high")}]))
     band = chance.mark_rect(color="#888", opacity=0.25).encode(y=alt.Y("low:Q", title=options["y"]), y2="high:Q")
     rule = chance.mark_rule(color="#555", strokeDash=[4, 4]).encode(y="chance:Q")
-    return alt.layer(bars, band, rule)
+    return alt.layer(band, bars, rule)

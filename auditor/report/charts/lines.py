@@ -35,7 +35,7 @@ def lines(rows: Rows, options: Options) -> AnyChart:
     log, share = options.get("log", False), options.get("share", False)
     number = ".1%" if share else options.get("format", ".4g")
     shown = [
-        {"label": "", **row}
+        {"label": "", **row, "dash": row["series"]}
         for row in rows
         if row.get("value") is not None and not (log and row["value"] <= 0)
     ]  # fmt: skip
@@ -67,7 +67,8 @@ def lines(rows: Rows, options: Options) -> AnyChart:
         ],
     )
     if group != "series" and len(series) > 1:
-        line = line.encode(strokeDash=alt.StrokeDash("series:N", sort=series, legend=None))
+        # By a field of its own: of two legends of one field, the missing one would take the other away.
+        line = line.encode(strokeDash=alt.StrokeDash("dash:N", sort=series, legend=None))
         points = points.encode(shape=alt.Shape("series:N", title=None, sort=series, legend=legend(series)))
     layers = [_intervals(base, options, scale, log), line.encode(y=y), pickable(points, options)]
     if "mark" in options:

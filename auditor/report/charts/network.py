@@ -6,6 +6,8 @@ import altair as alt
 
 from auditor.report.charts.parts import AnyChart, Options, Rows, names_in, pickable
 
+SHORT = 70
+"""Letters, at most, of names that stand side by side."""
 ROUTES = {"both": "#5f6b6d", "clean only": "#3b6fb6", "adversarial only": "#d98032"}
 
 
@@ -49,9 +51,10 @@ def route_map(rows: Rows, options: Options) -> AnyChart:
     Groups: both, clean only, adversarial only.
     """
     layers = names_in(rows, "layer")
-    x = alt.X(
-        "layer:N", title="layer, from input to output", sort=layers, axis=alt.Axis(labelAngle=-40, labelLimit=110)
-    )
+    short = sum(len(layer) + 2 for layer in layers) < SHORT
+    axis = alt.Axis(labelAngle=0 if short else -40, labelLimit=110, labelOverlap=True)
+    gap = alt.Scale(paddingInner=0.08)
+    x = alt.X("layer:N", title="layer, from input to output", sort=layers, axis=axis, scale=gap)
     scale = alt.Scale(domain=list(ROUTES), range=list(ROUTES.values()))
     shares = [
         alt.Tooltip(f"{side}:Q", title=f"on routes of {side} images", format=".1%")

@@ -39,7 +39,7 @@ class Corruptions(ReportSection):
                 "value": "accuracy",
                 "domain": [0, 1],
                 "format": ".0%",
-                "height": 24 * len({row["row"] for row in rows}),
+                "height": 26 * len({row["row"] for row in rows}),
             },
             reading="Each cell is the share of all samples classified correctly under that corruption; severity 0 is the "
             "unperturbed accuracy. Darker is better.",
