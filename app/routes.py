@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import render, state
 from app.text import plain
 from auditor.analyses.critical_route import CriticalRoute
-from auditor.analysis import Finding, analysis_of, keyed
+from auditor.analysis import Analysis, Finding, analysis_of, keyed
 from auditor.errors import AuditorError
 from auditor.report.blocks import Images
 from auditor.report.route_map import (
@@ -95,6 +96,7 @@ def _compare(first: Routed, others: list[Routed]) -> None:
             format_func=lambda item: f"#{item}: {model.class_name(samples[item].label)}",
         )  # fmt: skip
         what = f"of sample #{sample}"
+    st.caption(plain(_meaning(kind, analysis_of(first.finding))))
     for place, routed in enumerate([first, *others]):
         data = routed.finding.data
         name = f" ({routed.model})" if others else ""
@@ -103,18 +105,32 @@ def _compare(first: Routed, others: list[Routed]) -> None:
         elif kind == "Class" and label in classes_in(data):
             _draw(class_route(data, label), f"Critical route {what}{name}", place)
         elif kind == "Image" and sample in {one.id for one in samples_in(data)}:
-            _draw(image_route(data, sample), f"Critical route {what}{name}", place)
-            _picture(routed, sample)
+            with _draw(image_route(data, sample), f"Critical route {what}{name}", place):
+                _picture(routed, sample)
         else:
             st.info(f"The audit of {plain(routed.model)} did not keep the route {plain(what)}.")
 
 
-def _draw(route: tuple[LayerRoute, ...], title: str, place: int) -> None:
+def _meaning(kind: str, analysis: Analysis) -> str:
+    """What a route is, in a sentence."""
+    widths = analysis.settings()
+    if kind == "Image":
+        return f"Of each layer, the {100 * widths['width']:g} % of the neurons that pass most on of this image, or of its twin."
+    images = "images" if kind == "Model" else "this class's images"
+    share = f"{100 * widths['model_width']:g} %"
+    return (
+        f"Of each layer, the {share} of the neurons that are most often on the routes of {images}, or of their twins."
+    )
+
+
+def _draw(route: tuple[LayerRoute, ...], title: str, place: int) -> DeltaGenerator:
+    """Figure and table; returns the column of the table, where there is room below."""
     left, right = st.columns([3, 2], gap="medium")
     with left:
         render.draw_block(route_figure(route, title), f"route-{place}", None, ())
     with right:
         render.draw_block(route_table(route), f"route-{place}-table", None, ())
+    return right
 
 
 def _picture(routed: Routed, sample: int) -> None:
@@ -136,7 +152,7 @@ def _picture(routed: Routed, sample: int) -> None:
         f"Twins are not kept. In their place stands what {result.records[record].attack.display_title()} made of the image "
         "for the headline, where it may stop at the first success."
     )
-    render.draw_block(Images(rows=rows, reading=reading), f"route-{routed.job_id}-image", None, ())
+    render.images(Images(rows=rows, reading=reading), beside=1)
 
 
 def _likest(result: AuditResult) -> int:

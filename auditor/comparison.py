@@ -199,6 +199,7 @@ def together(one: Figure, other: Figure, names: tuple[str, str]) -> tuple[Figure
     if one.chart in OVERLAYING:
         return (_overlaid(one, other, names),)
     values = [row["value"] for figure in (one, other) for row in figure.rows if row.get("value") is not None]
+    values += [figure.options[end] for figure in (one, other) for end in ("low", "high") if end in figure.options]
     scale = {"domain": domain_of(values, positive=bool(one.options.get("log")))} if values else {}
     return tuple(
         figure.model_copy(update={"title": f"{figure.title} ({name})", "options": scale | figure.options, "select": ""})

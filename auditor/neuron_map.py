@@ -85,7 +85,7 @@ def layer_blocks(measure: NeuronMeasure, name: str, beside: Sequence[NeuronMeasu
     )
     seen = layer.values[~np.isnan(layer.values)]
     blocks: list[AnyBlock] = [
-        Text(text=f"{name}: {layer.kind}, {len(rows)} neurons, {len(marked)} {measure.marked_as}."),
+        Text(text=f"{name}: {layer.kind}, {len(rows)} neurons; {len(marked)} of them marked: {measure.marked_as}."),
         Figure(
             chart="neuron_values",
             title=f"Neurons of {name}, largest first",

@@ -9,6 +9,9 @@ from auditor.errors import NotFoundError
 from auditor.influence.route_tally import SIDES, chance_jaccard
 from auditor.report.blocks import Column, Figure, Table
 
+HEIGHTS = 340, 640
+"""Pixels of the figure, at least and at most: in between, a neuron of the widest layer is a little more than one pixel high."""
+
 GROUPS = {(True, True): "both", (True, False): "clean only", (False, True): "adversarial only"}
 
 
@@ -83,10 +86,10 @@ def route_figure(route: Sequence[LayerRoute], title: str, *, select: str = "") -
         chart="route_map",
         title=title,
         rows=tuple(row for layer in route for row in _marks(layer)),
-        options={"height": 340},
-        reading="Each column is a layer, from input to output; each mark in it is a neuron on the route, the first of the layer "
-        "at the bottom. Grey: on the clean and on the adversarial route. Blue and orange: where they part, the neurons that "
-        "only the clean and only the adversarial route passes.",
+        options={"height": min(HEIGHTS[1], max(HEIGHTS[0], round(1.25 * max(layer.neurons for layer in route))))},
+        reading="Each column is a layer, from input to output; each mark in it is a neuron, the first of the layer at the "
+        "bottom. Grey neurons are on the clean and on the adversarial route, blue ones only on the clean, orange ones only on "
+        "the adversarial: where these prevail, the attack goes another way through the network.",
         select=select,
     )
 

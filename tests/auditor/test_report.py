@@ -287,6 +287,9 @@ def test_a_chart_of_one_model_stands_twice_on_one_scale() -> None:
     assert first.options["domain"] == second.options["domain"] == [0, 5]
     assert [figure.rows for figure in (first, second)] == [figure.rows for figure in bars.values()]
     assert not first.select, "there is nothing to open"
+    chance = {"y": "rho", "chance": 0.0, "low": -0.25, "high": 0.25}
+    banded = [figure.model_copy(update={"chart": "class_values", "options": chance}) for figure in bars.values()]
+    assert [figure.options["domain"] for figure in together(*banded, ("plain", "robust"))] == [[-0.25, 5]] * 2
     lines = bars["plain"].model_copy(update={"chart": "lines"})
     (one,) = together(lines, lines, ("plain", "robust"))
     assert [row["model"] for row in one.rows] == ["plain", "robust"]

@@ -63,10 +63,9 @@ def route_map(rows: Rows, options: Options) -> AnyChart:
     ]
     whole = alt.Chart(alt.Data(values=[{"layer": layer} for layer in layers]))
     columns = whole.mark_rect(color="#eef1f4").encode(x=x, y=alt.datum(0, type="quantitative"), y2=alt.datum(1))
-    # A mark has an outline of its own colour, without which one of 512 neurons would be thinner than a pixel.
     marks = (
         alt.Chart(alt.Data(values=list(rows)))
-        .mark_rect(strokeWidth=1)
+        .mark_rect(aria=False)  # thousands of labels would be most of the picture
         .encode(
             x=x,
             y=alt.Y(
@@ -77,7 +76,6 @@ def route_map(rows: Rows, options: Options) -> AnyChart:
             color=alt.Color(
                 "group:N", title="on the route of", sort=list(ROUTES), scale=scale, legend=alt.Legend(orient="top"),
             ),
-            stroke=alt.Stroke("group:N", scale=scale, legend=None),
             tooltip=[
                 alt.Tooltip("layer:N"), alt.Tooltip("neuron:Q"), alt.Tooltip("group:N", title="on the route of"), *shares,
             ],

@@ -30,14 +30,18 @@ def names_in(rows: Iterable[dict[str, Any]], field: str) -> list[Any]:
 
 
 def colours(field: str, names: Sequence[Any], title: str | None = None) -> alt.Color:
-    """A colour for each value of a field, in their order; those of the kinds of layers are always the same."""
+    """A colour for each value of a field, in their order; those of the kinds of layers are always the same.
+
+    A single value has no legend: the figure's title and axes say what it is.
+    """
     if set(names) <= KIND_COLOURS.keys():
         scale = alt.Scale(domain=names, range=[KIND_COLOURS[name] for name in names])
     elif len(names) <= len(SERIES_COLOURS):
         scale = alt.Scale(domain=names, range=SERIES_COLOURS[: len(names)])
     else:
         scale = alt.Scale(domain=names, scheme="tableau20")
-    return alt.Color(f"{field}:N", title=title, sort=names, scale=scale, legend=legend(names))
+    alone = len(names) == 1 and not set(names) <= KIND_COLOURS.keys()
+    return alt.Color(f"{field}:N", title=title, sort=names, scale=scale, legend=None if alone else legend(names))
 
 
 def legend(names: Sequence[Any]) -> alt.Legend:
