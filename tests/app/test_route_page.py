@@ -28,8 +28,8 @@ def world(settings: Settings) -> World:
 DEEPER = "nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 10, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(360, 5)"
 
 
-def routed_audit(world: World, samples: int = 10) -> str:
-    """An audit with critical routes, of a network of two convolutions on the world's data."""
+def routed_audit(world: World, samples: int = 10, widths: tuple[float, ...] = (0.2,)) -> str:
+    """An audit with critical routes of these widths, of a network of two convolutions on the world's data."""
     architecture = ARCHITECTURES.build("sequential", {"num_classes": 5, "height": 6, "width": 6, "layers": DEEPER})
     torch.manual_seed(0)
     if "deeper" not in [row.name for row in world.client.models()]:
@@ -41,7 +41,7 @@ def routed_audit(world: World, samples: int = 10) -> str:
             weights=world.client.blobs.put(save(architecture.build().state_dict())),
             manifest={"parameters": 2759, "notes": []},
         )
-    analyses = (ANALYSES.build("critical_route", {}),)
+    analyses = tuple(ANALYSES.build("critical_route", {"width": width}) for width in widths)
     spec = quick_spec().model_copy(update={"analyses": analyses, "analysis_samples": samples})
     return run_here(world.client, world.client.audit("deeper", "random", spec))
 
@@ -99,6 +99,7 @@ def test_a_second_audit_shows_the_route_of_the_same_sample_or_says_that_it_has_n
     (shared, *_), (alone, *_) = set(kept[0]) & set(kept[1]), set(kept[0]) - set(kept[1])
     page = opened("neurons", audit=first, beside=other)
     assert len(routes_in(page)) == 2
+    assert "with other settings" not in texts(page)
     page.radio(key="route-of").set_value("Image").run()
     page.selectbox(key="route-image").set_value(shared).run()
     assert len(routes_in(page)) == 2
@@ -110,3 +111,20 @@ def test_a_second_audit_shows_the_route_of_the_same_sample_or_says_that_it_has_n
     assert "The audit beside it did not measure the critical route." in texts(page)
     assert "Critical route" not in [header.value for header in opened("neurons", audit=without, beside=first).header]
     assert not page.exception
+
+
+def test_of_several_runs_one_is_chosen_and_compared_with_its_like(world: World) -> None:
+    first, other = routed_audit(world, 4, (0.2, 0.5)), routed_audit(world, 4, (0.5,))
+    findings = world.client.audit_result(first).findings
+    page = opened("neurons", audit=first, beside=other)
+    for key, settings_differ, finding in (
+        ("critical_route", True, findings[0]),
+        ("critical_route-2", False, findings[1]),
+    ):
+        page.selectbox(key="route-run").set_value(key).run()
+        layers = finding.data["layers"]
+        page.radio(key="route-of").set_value("Image").run()
+        sides = [(one["name"], {side: one["samples"][side][0] for side in ("clean", "adversarial")}) for one in layers]
+        assert routes_in(page)[0] == expected_route(sides)
+        assert ("with other settings" in texts(page)) == settings_differ
+        assert (routes_in(page)[1] == routes_in(page)[0]) != settings_differ, "the same network, the same run"
