@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -117,3 +118,19 @@ def test_a_scale_holds_its_values_and_has_some_width(numbers: list[float], posit
     assert low < high
     assert all(low <= number <= high for number in seen)
     assert low > 0 if positive and seen else low <= 0
+
+
+@pytest.mark.parametrize(
+    ("places", "ticks"),
+    [([1, 2, 3], [1, 2, 3]), ([2, 5], [2, 3, 4, 5]), ([0, 64], list(range(0, 65, 4))), ([0.5, 1], None), ([], None)],
+)
+def test_whole_numbers_have_ticks_of_their_own(places: list[float], ticks: list[int] | None) -> None:
+    """As a picture: Vega's least step of 1 puts ticks at 1.5 and 2.5 and rounds what it writes there."""
+    figure = Figure(
+        chart="lines", title="", rows=tuple(ROW | {"x": place} for place in places), options=OPTIONS | {"y": "of"}
+    )
+    axis = layers(draw(figure, width=400).to_dict())["line"]["encoding"]["x"].get("axis", {})
+    assert axis.get("values") == ticks
+    if ticks:
+        written = re.findall(r">(\d+)</text>", as_svg(figure).split('aria-label="Y-axis')[0])
+        assert [int(number) for number in written] == ticks

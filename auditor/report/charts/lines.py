@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 
 from auditor.report.charts.parts import (
@@ -17,6 +19,8 @@ from auditor.report.charts.parts import (
     value_scale,
 )
 
+TICKS = 20
+"""Whole numbers on an axis, at most."""
 MANY = 100
 """Points on all lines, at most, that are drawn; of more only the lines are seen, and the points answer with their tooltips."""
 
@@ -99,8 +103,9 @@ def _intervals(base: alt.Chart, options: Options, scale: alt.Scale, log: bool) -
     return marks.encode(y=alt.Y("low:Q", title=options["y"], scale=scale), y2="high:Q")
 
 
-def _ticks(rows: list[dict[str, object]], number: str) -> alt.Axis:
-    """Whole numbers have no ticks between them."""
-    if number:
-        return alt.Axis(format=number)
-    return alt.Axis(tickMinStep=1, format="d") if all(float(row["x"]).is_integer() for row in rows) else alt.Axis()  # type: ignore[arg-type]
+def _ticks(rows: list[dict[str, Any]], number: str) -> alt.Axis:
+    """Of whole numbers at most about twenty, evenly spaced, with none between them; ``tickMinStep`` does not hold its promise."""
+    if number or not rows or not all(float(row["x"]).is_integer() for row in rows):
+        return alt.Axis(format=number or alt.Undefined)
+    low, high = (int(end(row["x"] for row in rows)) for end in (min, max))
+    return alt.Axis(format="d", values=list(range(low, high + 1, -(-(high - low + 1) // TICKS))))

@@ -48,7 +48,11 @@ def legend(names: Sequence[Any]) -> alt.Legend:
     """A legend above the chart, where long names take nothing from its width."""
     longest = max((len(str(name)) for name in names), default=0)
     columns = max(1, LEGEND_WIDTH // (LETTER * longest + 40))
-    return alt.Legend(orient="top", direction="horizontal", columns=columns, labelLimit=LEGEND_WIDTH, symbolOpacity=1)
+    # Of a longer name more is missing where it is drawn with a wider font than the one it was measured with.
+    return alt.Legend(
+        orient="top", direction="horizontal", columns=columns, columnPadding=10 + longest, labelLimit=LEGEND_WIDTH,
+        symbolOpacity=1,
+    )  # fmt: skip
 
 
 def number_axis(number: str) -> alt.Axis:
