@@ -3,6 +3,7 @@
 import streamlit as st
 
 from app import render
+from app.routes import critical_route
 from app.state import audit_result, audited_data, choose_job, client
 from app.text import plain
 from auditor.analyses.neuron_exemplars import NeuronExemplars, exemplars_in
@@ -126,3 +127,4 @@ st.download_button(
     on_click="ignore",
     key="neurons-csv",
 )
+critical_route({chosen: result} | ({second: other} if other is not None else {}))

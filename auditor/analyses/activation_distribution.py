@@ -109,6 +109,7 @@ class ActivationDistribution(Analysis):
                     options={
                         "x": f"output, from the lowest (0) to the highest (1) of {over}",
                         "y": "share of the outputs",
+                        "root": True,
                     },
                     reading="Each line counts the outputs of every neuron on every image. The upright axis is a "
                     "square root, so that small shares show. The first bin holds what is zero or "
@@ -119,7 +120,7 @@ class ActivationDistribution(Analysis):
                     title="How often each neuron is zero",
                     rows=_neurons(data),
                     options={"y": "share of the clean images where it is zero", "marked": "most often active tenth"},
-                    reading="Each point is one neuron, the most often active first.",
+                    reading="Each bar is one neuron, the most often active first.",
                     select="neuron",
                 ),
             ),

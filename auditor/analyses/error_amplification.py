@@ -136,16 +136,16 @@ class ErrorAmplification(Analysis):
 
     def _figure(self, kind: LayerKind, layers: list[dict[str, Any]]) -> Figure:
         rows = tuple(
-            {"x": row["depth"], "label": row["name"], "series": title} | row[key]
+            {"depth": row["depth"], "layer": row["name"], "series": title} | row[key]
             for row in layers
             if row["kind"] == kind
             for key, title in SERIES.items()
         )
         return Figure(
-            chart="interval_lines",
+            chart="layer_lines",
             title=f"Sensitivity ratio against depth: {KINDS[kind]}",
             rows=rows,
-            options={"x": "layer, from input to output", "y": "|Δ output| / |output|", "whole": True},
+            options={"y": "|Δ output| / |output|"},
             reading="1 means that the change is as large as the clean output. A line that rises with depth: the perturbation "
             "grows faster than the features. Where the attack's line rises and that of the noise does not, the growth is the "
             "attack's doing, not the size of the perturbation. The lines over all neurons are free of any choice of neurons. "

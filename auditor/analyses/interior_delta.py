@@ -95,11 +95,11 @@ class InteriorDelta(Analysis):
                     f"direction. No attack is involved. {data['tied']} images with two equal highest logits are left out."
                 ),
                 Figure(
-                    chart="layer_profile",
+                    chart="layer_lines",
                     title="Delta-values of each layer",
                     rows=tuple(_profile(layer) for layer in data["layers"]),
                     options={
-                        "series": {
+                        "fields": {
                             "median": "all neurons (median)",
                             "nearest": "most sensitive of each image (median)",
                         },

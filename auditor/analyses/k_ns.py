@@ -149,19 +149,27 @@ class KNeuronSensitivityAttack(Analysis):
                     )
                 ),
                 Figure(
-                    chart="rate_curve",
+                    chart="lines",
                     title="Predictions changed against the number of neurons",
                     rows=tuple(_curve(data, most)),
-                    options={"x": "k, neurons attacked one at a time", "y": "images with a changed prediction"},
+                    options={
+                        "x": "k, neurons attacked one at a time",
+                        "y": "images with a changed prediction",
+                        "share": True,
+                    },
                     reading="An image counts when any of its first k neurons' attacks changes the prediction, so that the lines "
                     "cannot fall. PGD aims at the whole output; where a line lies above it, PGD overstates the robustness. "
                     "Bands are 95 % Wilson intervals.",
                 ),
                 Figure(
-                    chart="rate_curve",
+                    chart="lines",
                     title="Success of each single neuron",
                     rows=tuple(_ranks(data)),
-                    options={"x": "rank of the neuron, 1 = most sensitive", "y": "images with a changed prediction"},
+                    options={
+                        "x": "rank of the neuron, 1 = most sensitive",
+                        "y": "images with a changed prediction",
+                        "share": True,
+                    },
                     reading="The attack on the neuron of this rank alone. A falling line means that sensitive neurons are easier "
                     "targets; random neurons have no rank and stay level.",
                 ),

@@ -178,7 +178,7 @@ class LayerSharing(Analysis):
         rows = []
         for row in layers:
             if row["kind"] == kind:
-                place = {"x": row["depth"], "label": row["name"]}
+                place = {"depth": row["depth"], "layer": row["name"]}
                 alone = {"low": None, "high": None, "n": None}
                 rows += [
                     place | {"series": "different target classes"} | row["similarity"],
@@ -186,10 +186,10 @@ class LayerSharing(Analysis):
                     place | {"series": "random neurons", "value": row["random_similarity"]} | alone,
                 ]
         return Figure(
-            chart="interval_lines",
+            chart="layer_lines",
             title=f"Similarity of the sensitive neurons of different target classes: {KINDS[kind]}",
             rows=tuple(rows),
-            options={"x": "layer, from input to output", "y": "Levenshtein similarity", "whole": True},
+            options={"y": "Levenshtein similarity"},
             reading="1: attacks on different classes use the same neurons in the same order. The line of the two halves says how "
             "well the order can be measured with these images: what classes share cannot be seen above it. Bars are 95 % "
             "intervals over classes."

@@ -240,7 +240,7 @@ def _measure(title: str, mean: Mean, explanation: str) -> Measure:
 
 def _bars(title: str, rows: list[dict[str, Any]], key: str, y: str, chance: tuple[float, float, float]) -> Figure:
     return Figure(
-        chart="class_bars",
+        chart="class_values",
         title=title,
         rows=tuple({"name": row["name"], "value": row[key], "n": row["images"]} for row in rows),
         options={"y": y} | dict(zip(("chance", "low", "high"), chance, strict=True)),

@@ -179,7 +179,7 @@ class NeuronInfluence(Analysis):
                 ),
                 *self._changes(data["attacks"], unit),
                 Figure(
-                    chart="curves",
+                    chart="lines",
                     title="Influence of the neurons, sorted on each clean image",
                     rows=tuple(curve),
                     options={
@@ -198,7 +198,7 @@ class NeuronInfluence(Analysis):
     def _changes(self, attacks: list[dict[str, Any]], unit: str) -> tuple[AnyBlock, ...]:
         figures = tuple(
             Figure(
-                chart="interval_dots",
+                chart="dots",
                 title=f"Change of influence on {words}, under each attack",
                 rows=tuple(
                     {"label": item["name"], "series": part} | item["change"][key][part]
@@ -252,7 +252,7 @@ class NeuronInfluence(Analysis):
             for part in ("front", "tail")
         ]  # fmt: skip
         return Figure(
-            chart="interval_dots",
+            chart="dots",
             title="Neurons that are front, or tail, on an image and on its twin",
             rows=tuple(rows),
             options={"x": "share of the part that is the same", "format": ".0%"},

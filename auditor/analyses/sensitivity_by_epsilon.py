@@ -174,7 +174,7 @@ class SensitivityByEpsilon(Analysis):
 
     def _figure(self, rows: list[dict[str, Any]], kind: str, epsilons: list[float]) -> Figure:
         return Figure(
-            chart="interval_lines",
+            chart="lines",
             title=f"Sensitivity ratio against epsilon: {kind}",
             rows=tuple(
                 {"x": epsilon, "label": f"{row['name']}, ε = {show_epsilon(epsilon)}", "series": row["name"]}
@@ -182,7 +182,7 @@ class SensitivityByEpsilon(Analysis):
                 for row in rows
                 for epsilon, point in zip(epsilons, row["points"], strict=True)
             ),
-            options={"x": "epsilon (largest perturbation)", "y": "|Δ output| / |output|"},
+            options={"x": "epsilon (largest perturbation)", "y": "|Δ output| / |output|", "bars": True},
             reading=f"Change relative to the clean output, over the most sensitive {100 * self.top:g} % of each layer. A "
             "straight line through zero: the layer passes on what comes in. A line that bends down: it saturates. Bars are "
             "95 % intervals over images. A clean output of zero counts as ratio 1.",

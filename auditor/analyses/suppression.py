@@ -220,18 +220,18 @@ class Suppression(Analysis):
                     f"{data['pairs']}."
                 ),
                 Figure(
-                    chart="interval_lines",
+                    chart="lines",
                     title="Clean accuracy while neurons are suppressed",
                     rows=clean,
-                    options={"x": "beta (1: unchanged)", "y": "accuracy", "percent": True},
+                    options={"x": "beta (1: unchanged)", "y": "accuracy", "share": True, "bars": True},
                     reading=reading
                     + "A line that falls sooner for model A says that clean accuracy rests on these neurons.",
                 ),
                 Figure(
-                    chart="interval_lines",
+                    chart="lines",
                     title="Accuracy under attack while neurons are suppressed",
                     rows=attacked,
-                    options={"x": "beta (1: unchanged)", "y": "accuracy under attack", "percent": True},
+                    options={"x": "beta (1: unchanged)", "y": "accuracy under attack", "share": True, "bars": True},
                     reading=reading
                     + "Twins of the whole model were not made for the suppressed one: accuracy on them may rise "
                     "only because they no longer fit. Robustness is what is left on twins of the suppressed model.",

@@ -25,8 +25,8 @@ from auditor.report.blocks import Figure, Table
 from auditor.report.charts import draw
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.analyses.given import attacked
-from tests.auditor.test_delta import restated
-from tests.auditor.test_neuron_attack import plain_attack
+from tests.auditor.delta.test_neuron_attack import plain_attack
+from tests.auditor.delta.test_values import restated
 from tests.nets import labelled, small_classifier
 
 QUICK: dict[str, Any] = {"neurons": 4, "iterations": 6, "pgd_steps": 5, "pgd_restarts": 1}
