@@ -1,14 +1,22 @@
-"""What attacks on single neurons did to each image, and their successes counted under each definition."""
+"""Attacks on single neurons of each image, what they did, and their successes counted under each definition."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from auditor.analysis import Pair
+from auditor.delta.neuron_attack import NeuronAttack, Targets
+from auditor.delta.values import Activations, Feasible, Ordering, deltas_of, features_of, ordered, scores
 from auditor.metrics import paired_difference
+from auditor.probes.head import Head
+from auditor.randomness import RowRandom
+
+FakeRelu = Literal["dead", "always", "never"]
 
 
 class NeuronAttackOutcome(NamedTuple):
@@ -30,6 +38,51 @@ class NeuronAttackOutcome(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence[NeuronAttackOutcome]) -> NeuronAttackOutcome:
         return cls(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def attack_images(
+    attack: NeuronAttack,
+    head: Head,
+    activations: Activations,
+    pair: Pair,
+    *,
+    count: int,
+    ordering: Ordering,
+    feasible: Feasible,
+    fake_relu: FakeRelu,
+    seed: int,
+    rows: int,
+    hear: Callable[[float], None],
+) -> NeuronAttackOutcome:
+    """Attack the ``count`` neurons of each image with the lowest Delta, and as many random ones, ``rows`` at a time.
+
+    A neuron on both lists is attacked once. An image without a finite Delta is not attacked: nothing to aim at. A neuron
+    without one aims at the largest of its image. ``hear`` is told the share done.
+    """
+    classifier, x = attack.classifier, pair.x.to(attack.classifier.dtype)
+    features = features_of(classifier, head, x)
+    _, deltas = deltas_of(classifier, head, x, activations.floor(feasible))
+    known = deltas.value.isfinite()
+    largest = deltas.value.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
+    change = torch.where(known, deltas.value, largest)
+    predicted = classifier.logits(x).argmax(1)
+    draws = RowRandom(seed, "k-ns", [(sample,) for sample in pair.sample.tolist()]).uniform(features)
+    lists = [ordered(score)[:, :count] for score in (scores(deltas.value, activations, ordering), draws)]
+    wanted = torch.zeros_like(known).scatter(1, torch.cat(lists, 1), True) & known.any(1, keepdim=True)
+    owner, neuron = wanted.nonzero().unbind(1)
+    changed, norm = torch.zeros_like(wanted), torch.full_like(features, torch.nan)
+    for start in range(0, len(owner), rows):
+        image, unit = owner[start : start + rows], neuron[start : start + rows]
+        passing = torch.full_like(unit, fake_relu == "always", dtype=torch.bool) | (features[image, unit] == 0)
+        found = attack(x[image], Targets(unit, change[image, unit], predicted[image], passing))
+        changed[image, unit] = found.changed
+        norm[image, unit] = attack.threat.ball(x[:1]).distance(found.x_adv, x[image]).double()
+        hear((start + len(image)) / len(owner))
+    hits = [changed.gather(1, chosen) for chosen in lists]
+    lengths = norm.gather(1, lists[0]).masked_fill(~hits[0], torch.nan)
+    twin = classifier.logits(pair.x_adv.to(x)).argmax(1) != predicted
+    arrays = (predicted, predicted == pair.labels, twin, ~known.any(1), *hits, lengths)
+    return NeuronAttackOutcome(*(array.cpu().numpy() for array in arrays))
 
 
 def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, Any]:

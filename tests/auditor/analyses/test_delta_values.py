@@ -18,8 +18,8 @@ from auditor.probes.head import head_of
 from auditor.report.blocks import Figure, Measures, Table
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of
+from tests.auditor.delta.test_values import restated
 from tests.auditor.real import Setting
-from tests.auditor.test_delta import restated
 from tests.nets import SHAPE, random_images, small_classifier
 
 
