@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject, measured_layer
 from auditor.classifier import Classifier
 from auditor.delta.crossings import MARGIN, Crossings, first_crossings
 from auditor.delta.nudge import NudgedMargins, before_each_change_of_size, first_order, in_float64, spreads
@@ -126,8 +126,8 @@ class InteriorDelta(Analysis):
             return ()
         if len(path) > 1:
             return tuple(_neuron(layer, row, self.bound) for row in layer["chosen"] if str(row["neuron"]) == path[1])
-        known = sorted((row for row in layer["chosen"] if row["median"] is not None), key=lambda row: row["median"])
-        lowest = {row["neuron"] for row in known[: max(1, len(known) // 10)]}
+        known = _by_sensitivity(layer)
+        lowest = _most_sensitive(layer)
         return (
             Text(
                 text=f"{layer['layer']}: {layer['type']}, {layer['neurons']} neurons, {len(layer['chosen'])} of them searched; "
@@ -150,6 +150,21 @@ class InteriorDelta(Analysis):
                 select="neuron",
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        def of(layer: dict[str, Any]) -> MeasuredLayer:
+            found = {row["neuron"]: row["median"] for row in layer["chosen"]}
+            values = [found.get(neuron) for neuron in range(layer["neurons"])]
+            return measured_layer(layer["layer"], layer["kind"], values, _most_sensitive(layer))
+
+        return (
+            NeuronMeasure(
+                "delta", self.title, "median |Δ| / σ",
+                "Small: a small change of this neuron alone changes the prediction. No value: not searched, or beyond "
+                f"{self.bound:g} σ on half of the images.",
+                "most sensitive tenth of those searched", tuple(of(layer) for layer in finding.data["layers"]),
+            ),
+        )  # fmt: skip
 
     def _layers(self, classifier: Classifier) -> list[Layer]:
         if not self.layers:
@@ -257,6 +272,17 @@ def _neuron(layer: dict[str, Any], row: dict[str, Any], bound: float) -> Measure
             Measure(title="Standard deviation σ", value=row["std"]),
         )
     )
+
+
+def _by_sensitivity(layer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The neurons of a layer whose median lies within the bound, most sensitive first."""
+    return sorted((row for row in layer["chosen"] if row["median"] is not None), key=lambda row: row["median"])
+
+
+def _most_sensitive(layer: dict[str, Any]) -> set[int]:
+    """A tenth of those, at least one."""
+    known = _by_sensitivity(layer)
+    return {row["neuron"] for row in known[: max(1, len(known) // 10)]}
 
 
 def _shown(value: float | None, bound: float) -> str:

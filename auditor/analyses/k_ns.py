@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_head
 from auditor.attack import ATTACKS
 from auditor.criterion import Misclassification
 from auditor.delta.neuron_attack import STEP, Best, NeuronAttack
@@ -170,6 +170,23 @@ class KNeuronSensitivityAttack(Analysis):
                 Text(text=_norms(data)),
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        each = finding.data.get("by_neuron")  # findings made before it was counted lack it
+        if each is None:
+            return ()
+        rates = [
+            fell / attacked if attacked else None for attacked, fell in zip(each["attacked"], each["fell"], strict=True)
+        ]
+        always = [neuron for neuron, rate in enumerate(rates) if rate == 1]
+        return (
+            NeuronMeasure(
+                "success", "Success of the attack on the neuron alone", "share of the images on which it was attacked",
+                "Large: aiming at this neuron changes the prediction. Neurons are attacked where they are among the most "
+                "sensitive of an image, or drawn; no value: nowhere.",
+                "attacked with success every time", (before_head(finding.data["layer"], rates, always),),
+            ),
+        )  # fmt: skip
 
 
 def _rate(data: dict[str, Any], hits: int) -> Rate:

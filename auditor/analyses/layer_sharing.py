@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject, measured_layer
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.neurons import KIND_TITLES, LayerKind
@@ -102,6 +102,7 @@ class LayerSharing(Analysis):
                     "halves": Mean.of_shares(levenshtein_similarity(first, second, self.substitution)).model_dump(),
                     "jaccard": total_jaccard(sequences),
                     "random_jaccard": random_jaccard(neurons, count, len(classes)),
+                    "front": np.bincount(sequences.ravel(), minlength=neurons).tolist(),
                     "silent": bool(
                         any((np.sort(item.layers[depth].sensitivity)[-count:] == 0).any() for item in classes)
                     ),
@@ -128,6 +129,23 @@ class LayerSharing(Analysis):
                 self._table(layers, data["compared"]),
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        layers, classes = finding.data["layers"], finding.data["compared"]
+        if any("front" not in row for row in layers):  # findings made before it was counted lack it
+            return ()
+
+        def of(row: dict[str, Any]) -> MeasuredLayer:
+            every = [neuron for neuron, count in enumerate(row["front"]) if count == classes]
+            return measured_layer(row["name"], row["kind"], [count / classes for count in row["front"]], every)
+
+        return (
+            NeuronMeasure(
+                "shared", "Sensitive for how many classes", f"share of {classes} target classes",
+                "1: among the most sensitive of its layer whatever class the attack aims at.", "sensitive for every class",
+                tuple(map(of, layers)),
+            ),
+        )  # fmt: skip
 
     def _figure(self, kind: LayerKind, layers: list[dict[str, Any]]) -> Figure:
         rows = []

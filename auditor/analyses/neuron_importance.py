@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_head
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.probes.head import head_of
@@ -170,6 +170,26 @@ class NeuronImportance(Analysis):
                 _table(rows, data["k"]),
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        data = finding.data
+        rows = [row for row in data["classes"] if row["images"] >= self.fewest]
+        if not rows:
+            return ()
+        chosen = {
+            key: np.mean([np.isin(np.arange(data["neurons"]), row[key]) for row in rows], axis=0)
+            for key in ("important", "sensitive")
+        }
+        every = {key: np.flatnonzero(share == 1).tolist() for key, share in chosen.items()}
+
+        def measure(key: str) -> NeuronMeasure:
+            return NeuronMeasure(
+                key, f"Among the {data['k']} most {key}", f"share of {len(rows)} target classes",
+                f"1: it is one of the {data['k']} most {key} features whatever class the attack aims at.", "for every class",
+                (before_head(data["layer"], chosen[key].tolist(), every[key]),),
+            )  # fmt: skip
+
+        return measure("important"), measure("sensitive")
 
     def _doubts(self, data: dict[str, Any]) -> tuple[Flag, ...]:
         flags = []

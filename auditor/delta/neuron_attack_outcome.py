@@ -25,6 +25,8 @@ class NeuronAttackOutcome(NamedTuple):
     ``predicted``: the clean prediction. ``correct``: whether it is the label. ``twin``: whether the audit's own attack changed
     it. ``aimless``: whether the image has no finite Delta; all (B,). ``sensitive``, ``random``: which attacks changed the
     prediction, (B, K). ``norm``: size of the perturbations on sensitive neurons that did, NaN elsewhere, (B, K).
+    ``attacked``, ``fell``: which of all M neurons were attacked, as sensitive or as random, and which of these attacks
+    succeeded, (B, M).
     """
 
     predicted: NDArray[np.int64]
@@ -34,6 +36,8 @@ class NeuronAttackOutcome(NamedTuple):
     sensitive: NDArray[np.bool_]
     random: NDArray[np.bool_]
     norm: NDArray[np.float64]
+    attacked: NDArray[np.bool_]
+    fell: NDArray[np.bool_]
 
     @classmethod
     def joined(cls, parts: Sequence[NeuronAttackOutcome]) -> NeuronAttackOutcome:
@@ -81,7 +85,7 @@ def attack_images(
     hits = [changed.gather(1, chosen) for chosen in lists]
     lengths = norm.gather(1, lists[0]).masked_fill(~hits[0], torch.nan)
     twin = classifier.logits(pair.x_adv.to(x)).argmax(1) != predicted
-    arrays = (predicted, predicted == pair.labels, twin, ~known.any(1), *hits, lengths)
+    arrays = (predicted, predicted == pair.labels, twin, ~known.any(1), *hits, lengths, wanted, changed)
     return NeuronAttackOutcome(*(array.cpu().numpy() for array in arrays))
 
 
@@ -100,6 +104,7 @@ def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, A
             for name, any_ in nested.items()
         },
         "by_rank": {name: getattr(seen, name).sum(0).tolist() for name in nested},
+        "by_neuron": {name: getattr(seen, name).sum(0).tolist() for name in ("attacked", "fell")},
         "norms": [float(pick(norms)) for pick in (np.min, np.median, np.max)] if len(norms) else None,
         "beyond_pgd": _difference(by_pgd, nested["sensitive"][:, -1]),
         "beyond_random": _difference(nested["random"][:, -1], nested["sensitive"][:, -1]),

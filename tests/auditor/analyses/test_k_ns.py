@@ -52,8 +52,11 @@ def subject(classifier: Classifier, data: ImageDataset, tmp_path_factory: pytest
     return attacked(classifier, data, tmp_path_factory.mktemp("twins"), epsilon=48 / 255)
 
 
-def plain_successes(classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int) -> np.ndarray:
-    """For each image and each of its most sensitive neurons, then of its random ones: did the attack change the prediction?"""
+def plain_successes(
+    classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The most sensitive neurons of each image, and its random ones, (2, B, count), and whether the attack on each changed the
+    prediction."""
     features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
     delta, _ = restated(features, logits, classifier.network[5].weight, 0.0)
     std = features.numpy().std(0)
@@ -75,20 +78,26 @@ def plain_successes(classifier: Classifier, x: Tensor, threat: ThreatModel, coun
         goal[neuron] += change
         predicted = int(logits[b].argmax())
         _, hits[place] = plain_attack(classifier, x[b], goal, neuron, predicted, threat, iterations, "output")
-    return hits
+    return order, hits
 
 
 @pytest.mark.parametrize("threat", [ThreatModel(epsilon=120 / 255), ThreatModel(norm=Norm.L2, epsilon=2.5)], ids=str)
 def test_every_success_is_that_of_a_plain_loop(subject: Subject, data: ImageDataset, threat: ThreatModel) -> None:
     """True gradients everywhere; ranks, draws, targets and attacks restated in the test."""
     x = data.images(subject.ids).double()
-    hits = plain_successes(subject.classifier, x, threat, 4, 6)
+    order, hits = plain_successes(subject.classifier, x, threat, 4, 6)
+    each = [(place, int(order[place]), hits[place]) for place in np.ndindex(order.shape)]
     found = find(replace(subject, threat=threat), fake_relu="never").data
     for name, ours in zip(("sensitive", "random"), hits, strict=True):
         assert 0 < ours.sum() < ours.size
         assert found["by_rank"][name] == ours.sum(0).tolist()
         assert found[name]["changed"] == np.logical_or.accumulate(ours, 1).sum(0).tolist()
     assert not found["identity_relu"]
+    attacks = {(b, neuron): bool(hit) for (_, b, _), neuron, hit in each}  # of one on both lists, one counts
+    expected = np.zeros((2, 72), np.int64)
+    for (_, neuron), hit in attacks.items():
+        expected[:, neuron] += (1, hit)
+    assert found["by_neuron"] == {"attacked": expected[0].tolist(), "fell": expected[1].tolist()}
 
 
 def test_a_neuron_without_a_change_of_its_own_aims_at_the_largest_of_its_image(
@@ -168,6 +177,8 @@ def test_the_definitions_of_success_by_hand() -> None:
         sensitive=np.array([[no, no], [no, yes], [no, no], [yes, no]]),
         random=np.zeros((4, 2), bool),
         norm=np.array([[np.nan, np.nan], [np.nan, 0.3], [np.nan, np.nan], [0.1, np.nan]]),
+        attacked=np.array([[yes, yes, no]] * 3 + [[no, yes, yes]]),
+        fell=np.array([[no, no, no], [no, yes, no], [no, no, no], [no, yes, no]]),
     )
     found = counted(seen, np.array([yes, no, no, no]))
     # Changed: the fourth by the first neuron, the second by the second. In error of all: the two wrong ones at least.
@@ -176,6 +187,7 @@ def test_the_definitions_of_success_by_hand() -> None:
     assert found["pgd"] == {"changed": 1, "error": 3, "error_correct": 1}
     assert found["audit"] == {"changed": 1, "error": 3, "error_correct": 1}
     assert found["by_rank"]["sensitive"] == [1, 1]
+    assert found["by_neuron"] == {"attacked": [3, 4, 1], "fell": [0, 2, 0]}
     assert found["norms"] == pytest.approx([0.1, 0.2, 0.3])
     assert (found["images"], found["correct"], found["aimless"]) == (4, 2, 1)
     assert (found["beyond_pgd"]["only_a"], found["beyond_pgd"]["only_b"], found["beyond_pgd"]["value"]) == (1, 2, 0.25)
