@@ -13,7 +13,7 @@ from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.flag import Flag
-from auditor.neurons import LayerKind
+from auditor.neurons import KIND_TITLES, LayerKind
 from auditor.probes.matched_noise import matched_noise
 from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, image_means
 from auditor.report.blocks import Column, Figure, Measure, Measures, Section, Table, Text
@@ -28,7 +28,7 @@ SERIES = {
     "noise_all": "noise, all neurons",
 }
 
-KINDS: dict[LayerKind, str] = {"conv": "convolutions", "norm": "normalisations", "activation": "activations"}
+KINDS: tuple[LayerKind, ...] = ("conv", "norm", "activation")
 
 
 class Amplification(NamedTuple):
@@ -143,7 +143,7 @@ class ErrorAmplification(Analysis):
         )
         return Figure(
             chart="layer_lines",
-            title=f"Sensitivity ratio against depth: {KINDS[kind]}",
+            title=f"Sensitivity ratio against depth: {KIND_TITLES[kind]}",
             rows=rows,
             options={"y": "|Δ output| / |output|"},
             reading="1 means that the change is as large as the clean output. A line that rises with depth: the perturbation "

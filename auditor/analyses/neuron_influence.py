@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Pair, Subject, before_head
 from auditor.attack import ATTACKS, Attack, Ensemble
 from auditor.classifier import finite
 from auditor.criterion import Misclassification
@@ -194,6 +194,29 @@ class NeuronInfluence(Analysis):
                 self._neurons(data),
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        columns = {key: np.array(values) for key, values in finding.data["by_neuron"].items()}
+        unit = "log odds" if self.value == "margin" else "confidence"
+        head = finding.data["layer"].removeprefix("the input of ")
+
+        def measure(key: str, title: str, unit: str, values: NDArray[np.float64], reading: str) -> NeuronMeasure:
+            often = np.argsort(-columns["front_clean"], kind="stable")[: self.front].tolist()
+            marked_as = f"among the {self.front} most often front"
+            return NeuronMeasure(key, title, unit, reading, marked_as, (before_head(head, values.tolist(), often),))
+
+        clean, twin = columns["influence_clean"], columns["influence_twin"]
+        return (
+            measure("clean", "Influence, clean", unit, clean, "Large: it speaks for the class that is predicted."),
+            measure(
+                "change", "Influence, twin minus clean", unit, twin - clean,
+                "Below 0: under attack it speaks less for the class, above 0: more.",
+            ),
+            measure(
+                "front", "Front on clean images", "share of the images", columns["front_clean"],
+                f"1: on every image it is one of the {self.front} neurons of largest influence.",
+            ),
+        )  # fmt: skip
 
     def _changes(self, attacks: list[dict[str, Any]], unit: str) -> tuple[AnyBlock, ...]:
         figures = tuple(
