@@ -54,10 +54,7 @@ def critical_route(audits: dict[str, AuditResult]) -> None:
             "Run", list(runs), format_func=lambda item: analysis_of(runs[item]).describe(), key="route-run"
         )
     first = Routed(job_id, result, runs[key])
-    try:
-        _compare(first, [routed for other, found in others if (routed := _counterpart(first, other, found))])
-    except AuditorError as error:
-        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
+    _compare(first, [routed for other, found in others if (routed := _counterpart(first, other, found))])
 
 
 def _has_route(finding: Finding) -> bool:
@@ -104,11 +101,16 @@ def _compare(first: Routed, others: list[Routed]) -> None:
             _draw(model_route(data), f"Critical route of the model{name}", place)
         elif kind == "Class" and label in classes_in(data):
             _draw(class_route(data, label), f"Critical route {what}{name}", place)
-        elif kind == "Image" and sample in {one.id for one in samples_in(data)}:
+        elif kind == "Image" and _same_data(first, routed) and sample in {one.id for one in samples_in(data)}:
             with _draw(image_route(data, sample), f"Critical route {what}{name}", place):
                 _picture(routed, sample)
         else:
             st.info(f"The audit of {plain(routed.model)} did not keep the route {plain(what)}.")
+
+
+def _same_data(one: Routed, other: Routed) -> bool:
+    """Whether the id of a sample means the same image in both."""
+    return one.result.provenance.dataset.sha256 == other.result.provenance.dataset.sha256
 
 
 def _meaning(kind: str, analysis: Analysis) -> str:
@@ -143,11 +145,12 @@ def _picture(routed: Routed, sample: int) -> None:
         f"{plain(names(one.adversarial))} of the twin whose route is drawn ({plain(routed.finding.data['pairs'])})."
     )
     record = _likest(result)
-    rows = pictures(
-        state.examples(routed.job_id, record),
-        state.audited_data(routed.job_id),
-        np.array([result.samples.ids.index(sample)]),
-    )
+    try:
+        examples, data = state.examples(routed.job_id, record), state.audited_data(routed.job_id)
+        rows = pictures(examples, data, np.array([result.samples.ids.index(sample)]))
+    except AuditorError as error:
+        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
+        return
     reading = (
         f"Twins are not kept. In their place stands what {result.records[record].attack.display_title()} made of the image "
         "for the headline, where it may stop at the first success."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import streamlit as st
 import torch
@@ -13,7 +14,9 @@ from streamlit.testing.v1 import AppTest
 from auditor.analysis import ANALYSES
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import NORMALIZATIONS
+from auditor.dataset import write_dataset
 from tests.app.test_pages import finished_audit, opened, texts
+from tests.nets import random_images
 from tests.worker.world import World, make_world, quick_spec, run_here
 from worker.settings import Settings
 
@@ -28,8 +31,8 @@ def world(settings: Settings) -> World:
 DEEPER = "nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 10, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(360, 5)"
 
 
-def routed_audit(world: World, samples: int = 10, widths: tuple[float, ...] = (0.2,)) -> str:
-    """An audit with critical routes of these widths, of a network of two convolutions on the world's data."""
+def routed_audit(world: World, samples: int = 10, widths: tuple[float, ...] = (0.2,), dataset: str = "random") -> str:
+    """An audit with critical routes of these widths, of a network of two convolutions."""
     architecture = ARCHITECTURES.build("sequential", {"num_classes": 5, "height": 6, "width": 6, "layers": DEEPER})
     torch.manual_seed(0)
     if "deeper" not in [row.name for row in world.client.models()]:
@@ -43,7 +46,7 @@ def routed_audit(world: World, samples: int = 10, widths: tuple[float, ...] = (0
         )
     analyses = tuple(ANALYSES.build("critical_route", {"width": width}) for width in widths)
     spec = quick_spec().model_copy(update={"analyses": analyses, "analysis_samples": samples})
-    return run_here(world.client, world.client.audit("deeper", "random", spec))
+    return run_here(world.client, world.client.audit("deeper", dataset, spec))
 
 
 def routes_in(page: AppTest) -> list[set[tuple[str, int, str]]]:
@@ -113,6 +116,19 @@ def test_a_second_audit_shows_the_route_of_the_same_sample_or_says_that_it_has_n
     assert not page.exception
 
 
+def test_the_same_id_in_other_data_is_another_image(world: World) -> None:
+    images = random_images(60, seed=9)
+    manifest = world.client.dataset("random").manifest
+    with world.client.blobs.staging() as folder:
+        labels = np.arange(60) % 5
+        write_dataset(folder / "data", [images], images.shape, "U8", labels, class_names=manifest["class_names"])
+        world.client.registry.add_dataset("other", content=world.client.blobs.take(folder / "data"), manifest=manifest)
+    page = opened("neurons", audit=routed_audit(world), beside=routed_audit(world, dataset="other"))
+    assert len(routes_in(page)) == 2
+    page.radio(key="route-of").set_value("Image").run()
+    assert len(routes_in(page)) == 1
+
+
 def test_of_several_runs_one_is_chosen_and_compared_with_its_like(world: World) -> None:
     first, other = routed_audit(world, 4, (0.2, 0.5)), routed_audit(world, 4, (0.5,))
     findings = world.client.audit_result(first).findings
@@ -128,3 +144,28 @@ def test_of_several_runs_one_is_chosen_and_compared_with_its_like(world: World) 
         assert routes_in(page)[0] == expected_route(sides)
         assert ("with other settings" in texts(page)) == settings_differ
         assert (routes_in(page)[1] == routes_in(page)[0]) != settings_differ, "the same network, the same run"
+
+
+def test_another_audit_may_be_chosen_while_an_image_is_looked_at(world: World) -> None:
+    """The choice of the first may be none of the second's: then its own first is shown, and nothing breaks."""
+    first, other = routed_audit(world, 10), routed_audit(world, 3)
+    samples = [world.client.audit_result(audit).findings[0].data["samples"] for audit in (first, other)]
+    gone = next(one["id"] for one in samples[0] if one not in samples[1])
+    page = opened("neurons", audit=first)
+    page.radio(key="route-of").set_value("Image").run()
+    page.selectbox(key="route-image").set_value(gone).run()
+    page.selectbox(key="choose-audit").set_value(other).run()
+    assert not page.exception
+    assert page.selectbox(key="route-image").value in [one["id"] for one in samples[1]]
+    assert len(routes_in(page)) == 1
+
+
+def test_without_the_files_of_an_attack_the_route_is_still_drawn(world: World) -> None:
+    audit = routed_audit(world)
+    for sha256 in world.client.ledger.result_files(audit).values():
+        world.client.blobs.path(sha256).unlink(missing_ok=True)
+    page = opened("neurons", audit=audit)
+    page.radio(key="route-of").set_value("Image").run()
+    assert len(routes_in(page)) == 1
+    assert len(page.error) == 1
+    assert not page.exception

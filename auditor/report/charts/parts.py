@@ -51,7 +51,7 @@ def legend(names: Sequence[Any]) -> alt.Legend:
     # Of a longer name more is missing where it is drawn with a wider font than the one it was measured with.
     return alt.Legend(
         orient="top", direction="horizontal", columns=columns, columnPadding=10 + longest, labelLimit=LEGEND_WIDTH,
-        symbolOpacity=1,
+        symbolOpacity=1, padding=6,
     )  # fmt: skip
 
 
