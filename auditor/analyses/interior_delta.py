@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor
 from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject, measured_layer
 from auditor.classifier import Classifier
 from auditor.delta.crossings import MARGIN, Crossings, first_crossings
-from auditor.delta.nudge import NudgedMargins, before_each_change_of_size, first_order, in_float64, spreads
+from auditor.delta.nudge import NudgedMargins
 from auditor.delta.summary import layer_data
+from auditor.delta.survey import before_each_change_of_size, in_float64, spreads, surveyed
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.metrics import Rate
@@ -68,7 +69,7 @@ class InteriorDelta(Analysis):
         layers = self._layers(subject.classifier)
         std = spreads(subject.classifier, layers, subject.pairs)
         exact, pairs = in_float64(subject.classifier), Thinned(subject.pairs, self.images)
-        survey = _survey(exact, layers, pairs)
+        survey = surveyed(exact, layers, pairs)
         images = sum(map(len, survey.predicted))
         if not images:
             raise EvaluationError("Every image has two equal highest logits: there is no prediction that could change.")
@@ -218,30 +219,7 @@ class InteriorDelta(Analysis):
         )
 
 
-class Survey(NamedTuple):
-    """One pass over N images. Batch by batch: which ``standing`` (bool) have one highest logit, and the predictions of those;
-    by layer: first-order estimates of all that stand, (standing, M)."""
-
-    standing: list[Tensor]
-    predicted: list[Tensor]
-    estimates: dict[str, Tensor]
-
-
 _CHOICE = {"evenly": "evenly spaced", "gradient": "smallest first-order estimate"}
-
-
-def _survey(exact: Classifier, layers: list[Layer], pairs: Thinned) -> Survey:
-    standing, predicted = list[Tensor](), list[Tensor]()
-    estimates: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-    for pair in pairs:
-        x = pair.x.double()
-        top = exact.logits(x).topk(2, dim=1)
-        clear = top.values[:, 0] > top.values[:, 1]
-        standing.append(clear)
-        predicted.append(top.indices[clear, 0])
-        for name, estimate in first_order(exact, layers, x).items():
-            estimates[name].append(estimate[clear])
-    return Survey(standing, predicted, {name: torch.cat(parts) for name, parts in estimates.items()})
 
 
 def _profile(layer: dict[str, Any]) -> dict[str, Any]:

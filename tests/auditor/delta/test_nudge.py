@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import Classifier
 from auditor.delta.crossings import first_crossings
-from auditor.delta.nudge import Nudge, NudgedMargins, before_each_change_of_size, first_order, in_float64, spreads
+from auditor.delta.nudge import Nudge, NudgedMargins
+from auditor.delta.survey import before_each_change_of_size, first_order, in_float64, spreads
 from auditor.errors import EvaluationError
 from auditor.neurons import list_layers
 from auditor.statistics.moments import Moments
