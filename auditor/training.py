@@ -33,8 +33,9 @@ from auditor.learning.doubts import doubts
 from auditor.learning.passes import Passes
 from auditor.learning.schedule import factor
 from auditor.learning.scratch import draw_anew
+from auditor.learning.sensitive import Sensitivities, sensitivities
 from auditor.learning.trainee import Trainee, before
-from auditor.learning.validation import Sensitivities, Validation, sensitivities, step_size, validate
+from auditor.learning.validation import Validation, step_size, validate
 from auditor.progress import OnProgress, no_progress
 from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded

@@ -85,7 +85,7 @@ class Trainee:
             return self.classifier(x)
         with torch.autocast(x.device.type, torch.bfloat16):
             logits: Tensor = self.classifier(x)
-        return logits.float()
+        return full(logits)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits from which a loss is made, so that they count as a forward and a backward pass."""
@@ -115,6 +115,11 @@ class Trainee:
         if state is not None:
             network.load_state_dict(state)
         return self.classifier.with_network(network)
+
+
+def full(values: Tensor) -> Tensor:
+    """The values in float32 where autocast made them shorter, so that a sum over them keeps its digits."""
+    return values.float() if values.dtype == torch.bfloat16 else values
 
 
 def before(classifier: Classifier, layer: str) -> tuple[str, ...]:
