@@ -111,7 +111,7 @@ def test_trades_moves_away_from_the_clean_answer_and_descends_the_divergence() -
     check(hardening, trades, step, x_adv)
     start = hardening.start(step).clamp(0, 1)  # type: ignore[attr-defined]
     assert 0 < float((start - step.x).abs().max()) < 0.006, "noise of deviation 0.001"
-    assert float(away(x_adv)) > 10 * float(away(start))
+    assert away(x_adv).item() > 10 * away(start).item()
 
 
 def test_label_smoothing_gives_a_share_of_each_label_to_all_classes() -> None:

@@ -116,7 +116,8 @@ def test_a_training_goes_on_from_where_it_was_stopped_and_ends_with_the_same_bit
         parts = trained(
             hardening,
             tmp_path / "parts",
-            stop=lambda asked=asked: next(asked) > 12,  # in the midst of an epoch or of a validation
+            # In the midst of a preparation, of an epoch or of a validation, each time later.
+            stop=lambda asked=asked, most=8 + 4 * attempts: next(asked) > most,
             checkpoint_seconds=0,
             on_point=lambda point: points["parts"].append(str(point)),
         )
