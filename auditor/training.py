@@ -255,7 +255,8 @@ class _Training:
 
     def _score(self, best: Best) -> tuple[int, ...]:
         """By what weights are chosen: the larger one wins, the earlier one of equals."""
-        assert best.clean is not None and best.robust is not None  # noqa: PT018 (no test)
+        assert best.clean is not None
+        assert best.robust is not None
         scores = {
             "robust": (best.robust.hits, best.clean.hits),
             "clean": (best.clean.hits, best.robust.hits),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from auditor.neurons import LayerKind, watch
 
 Precision = Literal["float32", "bf16"]
 BatchNorm = Literal["learn", "fixed"]
+Fact = TypeVar("Fact")
 
 
 class Features(NamedTuple):
@@ -48,6 +49,7 @@ class Trainee:
         self.precision = precision
         self.passes = Passes()
         self._still: list[nn.Module] = []
+        self._facts: dict[str, Any] = {}
         for name, module in network.named_modules():
             if name in frozen:
                 for value in module.parameters(recurse=False):
@@ -67,6 +69,13 @@ class Trainee:
     def count(self, forwards: float = 0, backwards: float = 0) -> None:
         """Images that went through."""
         self.passes = self.passes.plus(forwards, backwards)
+
+    def fact(self, name: str, find: Callable[[Classifier], Fact]) -> Fact:
+        """Something about the network that training does not change, found out once."""
+        if name not in self._facts:
+            self._facts[name] = find(self.classifier)
+        found: Fact = self._facts[name]
+        return found
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -100,8 +109,9 @@ class Trainee:
         def keep(name: str, kind: LayerKind, type_name: str, output: Tensor) -> Tensor | None:
             if name not in layers:
                 return None
-            outputs[name] = output
-            return output.clone()  # the next layer may work in place
+            # A layer that is kept, with nothing before it that learns, has no graph of its own.
+            outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
+            return outputs[name].clone()  # the next layer may work in place
 
         with watch(self.network, keep):
             logits = self.logits(x)
