@@ -44,6 +44,23 @@ def test_a_module_that_runs_again_later_is_not_below() -> None:
     assert before(deeper_classifier().with_network(network), "3") == ("1",)
 
 
+def test_what_an_attention_uses_without_calling_it_goes_with_it() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(36, 2, batch_first=True)
+            self.flatten, self.head = nn.Flatten(), nn.Linear(108, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.flatten(2)
+            return self.head(self.flatten(self.attention(tokens, tokens, tokens)[0]))
+
+    classifier = deeper_classifier().with_network(Attending())
+    assert before(classifier, "head") == ("attention", "attention.out_proj")
+    trainee = Trainee(classifier, classifier.network, frozen=before(classifier, "head"))
+    assert set(trainee.parameters) == {"head.weight", "head.bias"}
+
+
 def test_only_the_batch_normalisation_that_learns_moves() -> None:
     x = torch.rand(8, *SHAPE)
     for more, moving in (({}, {"1", "5"}), ({"frozen": ("0", "1")}, {"5"}), ({"batch_norm": "fixed"}, set())):
