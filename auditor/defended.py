@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -51,6 +52,21 @@ class Passing:
         return RowRandom(self.seed, "defense", [(key, self.draw) for key in image_keys(self.images)])
 
 
+def averaged(answers: Sequence[Tensor]) -> Tensor:
+    """Logits of the mean probability of several answers, (B, K) each; a single one stays as it is."""
+    if len(answers) == 1:
+        return answers[0]
+    return torch.stack([answer.log_softmax(1) for answer in answers]).logsumexp(0) - math.log(len(answers))
+
+
+def surest(answers: Sequence[Tensor], wanted: int) -> Tensor:
+    """For each row the answer, of several (B, K), whose margin in favour of one class is largest: all of them must be fooled."""
+    stacked = torch.stack(list(answers))
+    others = stacked.index_fill(2, torch.tensor([wanted], device=stacked.device), -torch.inf).amax(2)
+    hardest = (stacked[:, :, wanted] - others).argmax(0)
+    return stacked.gather(0, hardest.view(1, -1, 1).expand(1, -1, stacked.shape[2])).squeeze(0)
+
+
 def image_keys(x: Tensor) -> list[int]:
     """A number for each image, from its float32 bytes."""
     rows = x.detach().float().cpu().contiguous().numpy()
@@ -94,8 +110,7 @@ class DefendedClassifier(Classifier):
         self.expect(x)
         if self.draws == 1:
             return self.defense.logits(self.inner, x, self.passing(x))
-        parts = [self.defense.logits(self.inner, x, self.passing(x, draw)).log_softmax(1) for draw in range(self.draws)]
-        return torch.stack(parts).logsumexp(0) - math.log(len(parts))
+        return averaged([self.defense.logits(self.inner, x, self.passing(x, draw)) for draw in range(self.draws)])
 
     def passing(self, x: Tensor, draw: int = 0) -> Passing:
         return Passing(self.state, self.view, self.seed, draw, x)

@@ -15,7 +15,7 @@ from torch import Tensor
 from auditor.capability import Capability, Catalog
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier, Passing
+from auditor.defended import DefendedClassifier, Passing, View
 from auditor.progress import OnProgress, no_progress, part_of
 
 Backward = Literal["exact", "identity"]
@@ -78,6 +78,10 @@ class Defense(Capability):
     def logits(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
         """Logits (B, K) of one draw, for images (B, C, H, W) in [0, 1]."""
 
+    def changed(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+        """The images that the network gets in this draw, (B, C, H, W) in [0, 1]; the images themselves where it changes none."""
+        return x
+
     def wrap(self, classifier: Classifier, state: State = NOTHING, *, seed: int = 0) -> DefendedClassifier:
         """The classifier behind this defense."""
         self.check(classifier)
@@ -88,18 +92,17 @@ class ImageDefense(Defense):
     """A defense that changes the image and lets the network answer for the changed one."""
 
     @abstractmethod
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
-        """The images that the network gets, (B, C, H, W) in [0, 1]."""
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
+        """The changed images, (B, C, H, W); what leaves [0, 1] is cut off."""
 
     def logits(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
         return inner(self.changed(inner, x, passing))
 
     def changed(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
-        """The images that the network gets, with the backward pass that belongs to this view of the defense."""
         if self.backward == "exact":
-            return self.transform(inner, x, passing)
+            return boxed(self.transform(x, passing), passing.view)
         with torch.no_grad():
-            changed = self.transform(inner, x, passing)
+            changed = self.transform(x, passing).clamp(0, 1)
         return AsIdentity.apply(x, changed) if passing.view.adaptive else changed
 
 
@@ -113,6 +116,11 @@ class AsIdentity(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Any, None]:
         return gradients[0], None
+
+
+def boxed(x: Tensor, view: View) -> Tensor:
+    """Images cut to [0, 1]; an adaptive attacker goes backwards as if nothing had been cut off."""
+    return AsIdentity.apply(x, x.clamp(0, 1)) if view.adaptive else x.clamp(0, 1)
 
 
 DEFENSES: Catalog[Defense] = Catalog("auditor.defenses", Defense)

@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from auditor.classifier import Classifier
 from auditor.defended import Passing
 from auditor.defense import Backward, ImageDefense
 
@@ -23,6 +22,6 @@ class BitDepthReduction(ImageDefense):
     backward: ClassVar[Backward] = "identity"
     bits: int = Field(4, ge=1, le=8, description="Bits per value.")
 
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
         levels = 2**self.bits - 1
         return (x * levels).round() / levels

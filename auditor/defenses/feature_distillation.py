@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditor.classifier import Classifier
 from auditor.colour import from_luma_chroma, to_luma_chroma
 from auditor.defended import Passing
 from auditor.defense import Backward, ImageDefense
@@ -39,11 +38,11 @@ class FeatureDistillation(ImageDefense):
         scale = 5000 / self.factor if self.factor < 50 else 200 - 2 * self.factor
         return ((steps * scale + 50) / 100).clamp(1, 255)
 
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
         colour = x.shape[1] == 3
         levels = 255 * (to_luma_chroma(x.double()) if colour else x.double()) - 128
         distilled = (self._rounded(levels) + 128) / 255
-        return (from_luma_chroma(distilled) if colour else distilled).clamp(0, 1).to(x.dtype)
+        return (from_luma_chroma(distilled) if colour else distilled).to(x.dtype)
 
     def _rounded(self, levels: Tensor) -> Tensor:
         batch, channels, height, width = levels.shape

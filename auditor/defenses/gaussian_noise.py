@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from auditor.classifier import Classifier
 from auditor.defended import Passing
 from auditor.defense import ImageDefense
 
@@ -26,10 +25,10 @@ class GaussianNoise(ImageDefense):
     size: float = Field(0.05, ge=0, le=1, description="Standard deviation, for pixels in [0, 1].")
     scale: Literal["absolute", "nip"] = Field("absolute", description="Of that size, or of the size that NIP uses.")
 
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
         noise = passing.random.normal(x)
         if self.scale == "absolute":
-            return (x + self.size * noise).clamp(0, 1)
+            return x + self.size * noise
         flat = noise.flatten(1)
         spread = (flat.amax(1) - flat.amin(1)).view(-1, 1, 1, 1)
-        return (x + x.mean((1, 2, 3), keepdim=True) * noise / spread).clamp(0, 1)
+        return x + x.mean((1, 2, 3), keepdim=True) * noise / spread

@@ -12,7 +12,6 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
-from auditor.classifier import Classifier
 from auditor.defended import Passing
 from auditor.defense import Backward, ImageDefense
 
@@ -33,7 +32,7 @@ class JPEGCompression(ImageDefense):
         description="How values become the 256 levels of a file; the Adversarial Robustness Toolbox cuts off.",
     )
 
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
         scaled = (255 * x).round() if self.rounding == "nearest" else (255 * x).floor()
         pixels = scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         compressed = np.stack([self._compressed(item) for item in pixels])

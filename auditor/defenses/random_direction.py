@@ -7,7 +7,6 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from auditor.classifier import Classifier
 from auditor.defended import Passing
 from auditor.defense import ImageDefense
 
@@ -24,7 +23,7 @@ class RandomDirection(ImageDefense):
     control: ClassVar[bool] = True
     size: float = Field(0.05, ge=0, le=1, description="Root mean square of the step over all values of the image.")
 
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
         direction = passing.random.normal(x)
         length = direction.square().mean((1, 2, 3), keepdim=True).sqrt()
-        return (x + self.size * direction / length).clamp(0, 1)
+        return x + self.size * direction / length

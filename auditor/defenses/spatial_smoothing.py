@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from auditor.classifier import Classifier
 from auditor.defended import Passing
 from auditor.defense import ImageDefense
 
@@ -24,7 +23,7 @@ class SpatialSmoothing(ImageDefense):
     kind: Literal["spatial-smoothing"] = "spatial-smoothing"
     window: int = Field(2, ge=2, le=15, description="Side of the window, in pixels.")
 
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
         mirrored = _mirrored(_mirrored(x, 2, self.window), 3, self.window)
         windows = mirrored.unfold(2, self.window, 1).unfold(3, self.window, 1).flatten(-2)
         return windows.sort(dim=-1).values[..., self.window**2 // 2]

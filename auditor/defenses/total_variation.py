@@ -11,7 +11,6 @@ from pydantic import Field
 from scipy.optimize import minimize
 from torch import Tensor
 
-from auditor.classifier import Classifier
 from auditor.defended import Passing
 from auditor.defense import Backward, ImageDefense
 
@@ -43,11 +42,11 @@ class TotalVarianceMinimization(ImageDefense):
     steps: int = Field(10, ge=1, le=1000, description="Steps of L-BFGS-B.")
     art_gradient: bool = Field(False, description="Use the wrong derivative of the Adversarial Robustness Toolbox.")
 
-    def transform(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
+    def transform(self, x: Tensor, passing: Passing) -> Tensor:
         masks = (passing.random.uniform(x) < self.kept).double().cpu().numpy()
         images = x.detach().double().cpu().numpy()
         smooth = np.stack([self.minimised(image, mask) for image, mask in zip(images, masks, strict=True)])
-        return torch.from_numpy(smooth).to(x).clamp(0, 1)
+        return torch.from_numpy(smooth).to(x)
 
     def minimised(self, image: Array, mask: Array) -> Array:
         """One image (C, H, W) after the steps, with its mask of ones and zeros."""

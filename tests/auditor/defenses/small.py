@@ -13,7 +13,11 @@ from auditor.defense import DEFENSES, Defense, State
 from tests.nets import labelled, small_cnn
 
 SHAPE = (3, 12, 12)
-CHEAPER: dict[str, dict[str, Any]] = {}
+CHEAPER: dict[str, dict[str, Any]] = {
+    "nip": {"inputs": 12, "quorum": 0.9},
+    "nip-n": {"inputs": 12, "quorum": 0.9},
+    "random-candidate": {"inputs": 12, "quorum": 0.9},
+}
 """Other parameters for defenses that need more images or time by default."""
 
 

@@ -31,7 +31,7 @@ def pictures(channels: int = 3, side: int = 12, count: int = 6) -> Tensor:
 def changed(text: str, x: Tensor, seed: int = 0) -> Tensor:
     defense = DEFENSES.parse(text)
     assert isinstance(defense, ImageDefense)
-    return defense.transform(network(), x, Passing(NOTHING, View(), seed, 0, x))
+    return defense.changed(network(), x, Passing(NOTHING, View(), seed, 0, x))
 
 
 @pytest.mark.parametrize("window", [2, 3, 4, 5])
