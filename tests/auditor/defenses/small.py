@@ -16,6 +16,7 @@ SHAPE = (3, 12, 12)
 CHEAPER: dict[str, dict[str, Any]] = {
     "nip": {"inputs": 12, "quorum": 0.9},
     "nip-n": {"inputs": 12, "quorum": 0.9},
+    "sap": {"passes": 3},
     "random-candidate": {"inputs": 12, "quorum": 0.9},
 }
 """Other parameters for defenses that need more images or time by default."""

@@ -161,14 +161,9 @@ def test_only_correctly_classified_images_make_candidates() -> None:
 
 
 def test_the_nearest_candidate_is_found_and_the_first_of_equals() -> None:
-    pool = torch.tensor([0.1, 0.2, 0.2, 0.4], dtype=torch.float64)
-    delta = torch.tensor([0.0, 0.21, 0.3, 0.9], dtype=torch.float64)
-    assert nearest(delta, pool, 1)[:, 0].tolist() == [
-        0,
-        1,
-        3,
-        3,
-    ]  # 0.3 lies as far from 0.2 as from 0.4, but for rounding
+    pool = torch.tensor([0.125, 0.25, 0.25, 0.5], dtype=torch.float64)
+    delta = torch.tensor([0.0, 0.26, 0.375, 0.9], dtype=torch.float64)
+    assert nearest(delta, pool, 1)[:, 0].tolist() == [0, 1, 1, 3], "0.375 lies as far from 0.25 as from 0.5"
     assert nearest(delta, pool, 3)[1].tolist() == [1, 2, 0]
 
 
