@@ -16,6 +16,8 @@ SHAPE = (3, 12, 12)
 CHEAPER: dict[str, dict[str, Any]] = {
     "nip": {"inputs": 12, "quorum": 0.9},
     "nip-n": {"inputs": 12, "quorum": 0.9},
+    "sparse-transformation": {"filters": 6, "side": 4, "images": 8, "epochs": 1, "steps": 20},
+    "super-resolution": {"blocks": 1, "features": 8, "steps": 5, "batch": 4},
     "sap": {"passes": 3},
     "random-candidate": {"inputs": 12, "quorum": 0.9},
 }
