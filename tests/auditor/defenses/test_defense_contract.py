@@ -13,8 +13,8 @@ from auditor.attack import ATTACKS
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.defended import DefendedClassifier, View
+from auditor.defending.files import Lineage, read_state, write_state
 from auditor.defense import DEFENSES, Defense, ImageDefense, defended, fit_stack
-from auditor.defense_files import Lineage, read_state, write_state
 from auditor.errors import IntakeError, MismatchError
 from auditor.evaluation import clean_pass, run_attack
 from auditor.harness.fast import fast_copy
