@@ -149,12 +149,16 @@ class Classifier(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.normalize.mean.dtype
 
-    def forward(self, x: Tensor) -> Tensor:
+    def expect(self, x: Tensor) -> None:
+        """Raises MismatchError for images of another shape."""
         if x.dim() != 4 or tuple(x.shape[1:]) != self.input_shape:
             raise MismatchError(
                 f"The model takes images of shape {_shape(self.input_shape)}, got {_shape(tuple(x.shape[1:]))}.",
                 "Use a data set of that size, or declare the model's input size.",
             )
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.expect(x)
         logits = self.network(self.normalize(x))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != self.num_classes:
             came = _shape(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__

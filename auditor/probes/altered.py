@@ -8,6 +8,7 @@ from typing import cast
 from torch import Tensor, fx, nn
 
 from auditor.classifier import Classifier
+from auditor.defended import DefendedClassifier
 from auditor.neurons import altered
 
 
@@ -26,7 +27,9 @@ class AlteredNetwork(nn.Module):
 
 
 def altered_classifier(classifier: Classifier, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Classifier:
-    """The classifier with these changes; gradients flow through them."""
+    """The classifier with these changes; gradients flow through them. A defense stays in front of the changed network."""
+    if isinstance(classifier, DefendedClassifier):
+        return classifier.around(altered_classifier(classifier.inner, changes))
     return classifier.with_network(AlteredNetwork(classifier.network, changes))
 
 

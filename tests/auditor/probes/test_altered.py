@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.classifier import Classifier
+from auditor.defense import DEFENSES
 from auditor.harness.fast import fast_copy
 from auditor.probes.altered import altered_classifier, scaled
 from tests.nets import SHAPE, small_classifier
@@ -62,3 +63,13 @@ def test_the_network_is_left_as_it_was() -> None:
     before = classifier(x)
     altered_classifier(classifier, {"2": scaled(torch.ones(8, dtype=torch.bool), 0.0)})(x)
     assert torch.equal(classifier(x), before)
+
+
+def test_a_defense_stays_in_front_of_the_changed_network() -> None:
+    classifier, x = small_classifier(), torch.rand(4, *SHAPE)
+    off = torch.arange(8) < 3
+    defense = DEFENSES.build("bit-depth", {"bits": 2})
+    both = altered_classifier(defense.wrap(classifier), {"2": scaled(off, 0.0)})
+    assert torch.equal(
+        both.logits(x), altered_classifier(classifier, {"2": scaled(off, 0.0)}).logits((x * 3).round() / 3)
+    )

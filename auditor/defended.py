@@ -1,0 +1,139 @@
+"""DefendedClassifier: a classifier behind a defense, as it is deployed or as an attacker looks at it who knows everything."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from auditor.classifier import Classifier, Normalization
+from auditor.randomness import RowRandom, derive_seed
+
+if TYPE_CHECKING:
+    from auditor.defense import Defense, State
+
+
+@dataclass(frozen=True)
+class View:
+    """How a defended model is looked at.
+
+    ``adaptive``: backwards with the approximations that the defense declares; else its true derivative, or none. ``draws``:
+    random draws to average per answer; 0 for as many as are deployed. ``nearest``: candidates to look at, for a defense that
+    picks one of several: their mean probability, or, with ``against`` given, the answer of the one that is surest of this
+    class, so that all must be fooled.
+    """
+
+    adaptive: bool = False
+    draws: int = 0
+    nearest: int = 1
+    against: int | None = None
+
+
+@dataclass(frozen=True)
+class Passing:
+    """What a defense may use for one pass: what it learnt, the view, and the random numbers of these images and this draw."""
+
+    state: State
+    view: View
+    seed: int
+    draw: int
+    images: Tensor
+
+    @cached_property
+    def random(self) -> RowRandom:
+        """Random numbers that depend on each image's own bytes, the seed and the draw."""
+        return RowRandom(self.seed, "defense", [(key, self.draw) for key in image_keys(self.images)])
+
+
+def averaged(answers: Sequence[Tensor]) -> Tensor:
+    """Logits of the mean probability of several answers, (B, K) each; a single one stays as it is."""
+    if len(answers) == 1:
+        return answers[0]
+    return torch.stack([answer.log_softmax(1) for answer in answers]).logsumexp(0) - math.log(len(answers))
+
+
+def surest(answers: Sequence[Tensor], wanted: int) -> Tensor:
+    """For each row the answer, of several (B, K), whose margin in favour of one class is largest: all of them must be fooled."""
+    stacked = torch.stack(list(answers))
+    others = stacked.index_fill(2, torch.tensor([wanted], device=stacked.device), -torch.inf).amax(2)
+    hardest = (stacked[:, :, wanted] - others).argmax(0)
+    return stacked.gather(0, hardest.view(1, -1, 1).expand(1, -1, stacked.shape[2])).squeeze(0)
+
+
+def image_keys(x: Tensor) -> list[int]:
+    """A number for each image, from its float32 bytes."""
+    rows = x.detach().float().cpu().contiguous().numpy()
+    return [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=7).digest(), "big") for row in rows]
+
+
+class DefendedClassifier(Classifier):
+    """A classifier behind a defense; ``inner`` may be defended itself.
+
+    As deployed it has the defense's true derivative, which may be none at all, and the random numbers of ``seed``.
+    """
+
+    def __init__(
+        self, inner: Classifier, defense: Defense, state: State, *, seed: int, view: View | None = None
+    ) -> None:
+        super().__init__(
+            inner.network,
+            input_shape=inner.input_shape,
+            num_classes=inner.num_classes,
+            normalization=inner.normalization,
+            class_names=inner.class_names,
+            name=f"{inner.name} behind {defense.display_title()}",
+        )
+        self.inner, self.defense, self.seed, self.view = inner, defense, seed, view or View()
+        self._state = state
+        self.normalize.to(inner.device, inner.dtype)
+
+    @property
+    def state(self) -> State:
+        """What the defense learnt, on the device of the network."""
+        if any(value.device != self.device for value in self._state.tensors.values()):
+            self._state = self._state.to(self.device)
+        return self._state
+
+    @property
+    def draws(self) -> int:
+        """Draws that are averaged for one answer."""
+        return (self.view.draws or self.defense.draws) if self.defense.random else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.expect(x)
+        if self.draws == 1:
+            return self.defense.logits(self.inner, x, self.passing(x))
+        return averaged([self.defense.logits(self.inner, x, self.passing(x, draw)) for draw in range(self.draws)])
+
+    def passing(self, x: Tensor, draw: int = 0) -> Passing:
+        return Passing(self.state, self.view, self.seed, draw, x)
+
+    def seen(self, view: View) -> DefendedClassifier:
+        """The same defense, looked at in another way; an attacker's view draws random numbers of his own.
+
+        Several random defenses in a row: the draws are those of the first one, since it gives the others new images.
+        """
+        behind = self.inner
+        if isinstance(behind, DefendedClassifier):
+            once = view.draws and self.defense.random
+            behind = behind.seen(View(view.adaptive, 1 if once else view.draws, view.nearest, view.against))
+        seed = derive_seed(self.seed, "attacker") if view.adaptive else self.seed
+        return DefendedClassifier(behind, self.defense, self._state, seed=seed, view=view)
+
+    def around(self, inner: Classifier) -> DefendedClassifier:
+        """The same defense, in the same view, around another copy of what lies behind it."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.inner = inner
+        return other
+
+    def with_normalization(self, normalization: Normalization) -> DefendedClassifier:
+        inner = self.inner.with_normalization(normalization)
+        return DefendedClassifier(inner, self.defense, self._state, seed=self.seed, view=self.view)

@@ -1,0 +1,92 @@
+"""What a defense learnt, as one file with its hash and its lineage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from auditor.classifier import Classifier
+from auditor.dataset import ImageDataset
+from auditor.defense import DEFENSES, Defense, State
+from auditor.errors import IntakeError
+
+FORMAT = "neuron-auditor.defense.1"
+
+
+class Lineage(BaseModel):
+    """What a defense was fitted on. ``weights``: hash of the network's tensors; ``samples``: hash of the ids, in order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classifier: str
+    weights: str
+    dataset: str
+    dataset_sha256: str
+    samples: str
+    count: int
+    seed: int
+
+    @classmethod
+    def of(cls, classifier: Classifier, dataset: ImageDataset, ids: NDArray[np.int64], *, seed: int) -> Lineage:
+        return cls(
+            classifier=classifier.name, weights=weights_hash(classifier), dataset=dataset.name,
+            dataset_sha256=dataset.sha256, samples=hashlib.sha256(np.asarray(ids, "<i8").tobytes()).hexdigest(),
+            count=len(ids), seed=seed,
+        )  # fmt: skip
+
+
+def weights_hash(classifier: Classifier) -> str:
+    """Of the network's tensors, by name, whatever the file that they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(classifier.network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class StoredState(NamedTuple):
+    """A file read back. ``sha256``: of its bytes."""
+
+    defense: Defense
+    state: State
+    lineage: Lineage
+    sha256: str
+
+
+def write_state(path: Path, defense: Defense, state: State, lineage: Lineage) -> str:
+    """Write one safetensors file; returns the hash of its bytes. The same fit gives the same bytes."""
+    described = {"kind": defense.kind, "settings": defense.settings(), "facts": state.facts}
+    about = {"format": FORMAT, "defense": described, "lineage": lineage.model_dump(mode="json")}
+    # One entry: safetensors writes several in any order, and the bytes name the file.
+    metadata = {"about": json.dumps(about, sort_keys=True)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+    content = save(tensors, metadata=metadata)
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_state(path: Path) -> StoredState:
+    """A file of ``write_state``. Raises IntakeError when it is none, SpecError when the defense is no longer installed."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            if about["format"] != FORMAT:
+                raise ValueError("another format")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        lineage = Lineage.model_validate(about["lineage"])
+        kind, settings, facts = (about["defense"][key] for key in ("kind", "settings", "facts"))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise IntakeError(
+            f"{path.name} is not a stored defense ({type(error).__name__}).", "Fit the defense anew."
+        ) from None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return StoredState(DEFENSES.build(kind, settings), State(tensors, facts), lineage, digest)

@@ -1,0 +1,111 @@
+"""DefenseEvaluation: what a defense does and what is left of it under attack, as data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from auditor.attack import ATTACKS, Attack
+from auditor.capability import MemberOf
+from auditor.defense import DEFENSES, Defense
+from auditor.flag import Flag
+from auditor.metrics import Rate
+from auditor.threat import ThreatModel
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Distances(_Data):
+    """Norms of perturbations in the threat model's norm; None where there is none."""
+
+    smallest: float | None
+    median: float | None
+    largest: float | None
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Distances:
+        if len(values) == 0:
+            return cls(smallest=None, median=None, largest=None)
+        return cls(smallest=float(values.min()), median=float(np.median(values)), largest=float(values.max()))
+
+
+class StaticRow(_Data):
+    """Adversarial images made for the undefended model, shown to the defended one.
+
+    ``success``: the share of them that is classified correctly (defense success rate), as the paper counts; it is no robust
+    accuracy. ``budget`` "fixed": found within epsilon; "minimal": the closest that was found, epsilon or not. ``quality``: PSNR
+    in dB of what the network got, beside the clean images, true and as the paper prints it. ``consistency``: TKNC of the
+    leading neurons of what the network got and the clean image, beside that of the undefended adversarial image.
+    """
+
+    attack: Annotated[Attack, MemberOf(ATTACKS)]
+    budget: Literal["fixed", "minimal"]
+    success: Rate
+    distances: Distances
+    quality: float | None
+    quality_literal: float | None
+    consistency: float | None
+    consistency_undefended: float | None
+
+
+class Reproduction(_Data):
+    """The level of the published code, with its oracles: no defense, and in no headline."""
+
+    name: str
+    attack: str
+    budget: Literal["fixed", "minimal"]
+    success: Rate
+
+
+Knowledge = Literal["static", "white box", "black box", "influence"]
+"""Attacks on the undefended model; on the defended one through its approximations; on its answers; the paper's adaptive ones."""
+
+
+class RobustRow(_Data):
+    """Accuracy of the defended model under one attack: the share of all samples that it gets right before and after.
+
+    ``distances``: of the images that broke a sample. ``within``: whether these lie within epsilon; other rows are shown but do
+    not enter the headline. ``held``: which samples are right before and after.
+    """
+
+    name: str
+    knowledge: Knowledge
+    accuracy: Rate
+    distances: Distances
+    within: bool
+    held: list[bool]
+    seconds: float
+
+
+class DefenseEvaluation(_Data):
+    """One defense, or several in a row, on one model, one threat model, the same samples throughout."""
+
+    defenses: tuple[Annotated[Defense, MemberOf(DEFENSES)], ...]
+    facts: tuple[dict[str, Any], ...]
+    threat: ThreatModel
+    seed: int
+    samples: list[int]
+    benign_undefended: Rate
+    benign: Rate
+    undefended: tuple[RobustRow, ...]
+    static: tuple[StaticRow, ...]
+    robust: tuple[RobustRow, ...]
+    reproductions: tuple[Reproduction, ...]
+    seconds_per_1000: float
+    seconds_per_1000_undefended: float
+    flags: tuple[Flag, ...]
+
+    @property
+    def headline(self) -> RobustRow:
+        """The lowest robust accuracy within epsilon; of equals the first."""
+        return min((row for row in self.robust if row.within), key=lambda row: row.accuracy.hits)
+
+    @property
+    def worst(self) -> Rate:
+        """Samples that hold under every one of the attacks within epsilon: at most the headline."""
+        return Rate.of(np.all([row.held for row in self.robust if row.within], axis=0))

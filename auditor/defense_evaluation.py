@@ -1,0 +1,302 @@
+"""A defense evaluated: benign images, static adversarial images, and attacks on the defended model itself; one table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from auditor.attack import ATTACKS, Attack
+from auditor.capability import MemberOf
+from auditor.classifier import Classifier
+from auditor.dataset import ImageDataset
+from auditor.defended import DefendedClassifier, View
+from auditor.defending.bench import Bench, Found, row
+from auditor.defending.flags import doubts
+from auditor.defending.metrics import leading_in_common, mean_of_finite, psnr
+from auditor.defending.table import DefenseEvaluation, Distances, Reproduction, RobustRow, StaticRow
+from auditor.defense import Defense, State, defended
+from auditor.errors import EvaluationError
+from auditor.metrics import Rate
+from auditor.nip.adaptive import InfluenceAttack
+from auditor.nip.pool import CandidateDefense
+from auditor.nip.published import PublishedCode, label
+from auditor.progress import OnProgress, StagedProgress, no_progress
+from auditor.threat import Norm, ThreatModel
+
+LEADING = 5
+"""Neurons that TKNC compares."""
+SHOWN = 32
+"""Images that the doubts about gradients look at."""
+
+Budget = Literal["fixed", "minimal"]
+
+
+class DefenseSpec(BaseModel):
+    """How a defense is evaluated.
+
+    Every attack on the defended model goes through the declared approximations and averages over ``draws``. Where a defense
+    picks one of several candidates, the ``nearest`` of them are taken into account, too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threat: ThreatModel = Field(default_factory=ThreatModel)
+    static: tuple[Annotated[Attack, MemberOf(ATTACKS)], ...] = Field(
+        default_factory=lambda: (ATTACKS.build("fgsm", {}), ATTACKS.build("pgd", {"steps": 40})),
+        description="Attacks on the undefended model, each within epsilon and for the closest image.",
+    )
+    steps: int = Field(100, ge=1, le=10_000, description="Steps of APGD on the defended model.")
+    restarts: int = Field(5, ge=1, le=100, description="Random starts of APGD.")
+    draws: int = Field(20, ge=1, le=1000, description="Draws of a random defense that an attacker averages over.")
+    nearest: int = Field(10, ge=1, le=100, description="Nearest candidates that an attacker takes into account.")
+    queries: int = Field(2000, ge=1, le=100_000, description="Queries of the Square attack.")
+    decision_steps: int = Field(
+        500, ge=1, le=100_000, description="Steps of the boundary attack; a 20th for HopSkipJump."
+    )
+    influence: tuple[InfluenceAttack, ...] = Field((), description="Adaptive attacks of the NIP paper.")
+    published: tuple[PublishedCode, ...] = Field(
+        (), description="Levels of the published code of NIP, with its oracles."
+    )
+    seed: int = Field(0, description="Seed of everything random.")
+    batch_size: int = Field(64, ge=1, description="Images at a time.")
+
+    def white_box(self) -> tuple[Attack, ...]:
+        values = {"steps": self.steps, "restarts": self.restarts}
+        return tuple(ATTACKS.build(kind, values) for kind in ("apgd-ce", "apgd-dlr"))
+
+    def black_box(self) -> tuple[Attack, ...]:
+        """Square, and by decisions alone the boundary attack, which knows L2 only, or HopSkipJump."""
+        if self.threat.norm is Norm.L2:
+            decisions = ATTACKS.build("boundary", {"steps": self.decision_steps})
+        else:
+            values = {"steps": max(1, self.decision_steps // 20), "most_samples": 500}
+            decisions = ATTACKS.build("hop-skip-jump", values)
+        return ATTACKS.build("square", {"queries": self.queries}), decisions
+
+
+def evaluate(
+    classifier: Classifier,
+    defenses: Sequence[Defense],
+    states: Sequence[State],
+    dataset: ImageDataset,
+    ids: NDArray[np.int64],
+    spec: DefenseSpec,
+    on_progress: OnProgress = no_progress,
+) -> DefenseEvaluation:
+    """The whole table. ``dataset`` and ``ids`` are test images, none of those that the defenses were fitted on.
+
+    Raises EvaluationError where there is no defense, or no sample.
+    """
+    if not defenses or len(ids) == 0:
+        raise EvaluationError(f"Expected a defense and samples, got {len(defenses)} and {len(ids)}.")
+    model = cast(DefendedClassifier, defended(classifier, defenses, states, seed=spec.seed))
+    bench = Bench(dataset, ids, spec.threat, spec.seed, spec.batch_size)
+    run = _Run(classifier, model, bench, spec)
+    tables = _Tables()
+    jobs = run.jobs(tables)
+    progress = StagedProgress(on_progress)
+    for name in jobs:
+        progress.add(name, 1.0)
+    for name, job in jobs.items():
+        with progress.stage(name):
+            job()
+    images = bench.x[:SHOWN].to(model.device, model.dtype)
+    return DefenseEvaluation(
+        defenses=tuple(defenses), facts=tuple(dict(state.facts) for state in states), threat=spec.threat, seed=spec.seed,
+        samples=ids.tolist(), benign_undefended=Rate.of(run.plain_right), benign=Rate.of(run.right),
+        undefended=tuple(tables.undefended), static=tuple(tables.static), robust=tuple(tables.robust),
+        reproductions=tuple(tables.reproductions), seconds_per_1000=1000 * run.seconds / len(ids),
+        seconds_per_1000_undefended=1000 * run.plain_seconds / len(ids),
+        flags=doubts(model, images, tables.robust, tables.static),
+    )  # fmt: skip
+
+
+def sweep(
+    classifier: Classifier,
+    defense: Defense,
+    name: str,
+    values: Sequence[Any],
+    training: tuple[ImageDataset, NDArray[np.int64]],
+    test: tuple[ImageDataset, NDArray[np.int64]],
+    spec: DefenseSpec,
+) -> Iterator[tuple[Any, DefenseEvaluation]]:
+    """The table for each value of a parameter of the defense (front, layer, eta, ...), fitted anew, or of ``epsilon``."""
+    for value in values:
+        if name == "epsilon":
+            changed = defense
+            spec = spec.model_copy(update={"threat": ThreatModel(norm=spec.threat.norm, epsilon=value)})
+        else:
+            changed = type(defense).model_validate(defense.model_dump() | {name: value})
+        state = changed.fit(classifier, *training, seed=spec.seed, batch_size=spec.batch_size)
+        yield value, evaluate(classifier, [changed], [state], *test, spec)
+
+
+@dataclass
+class _Tables:
+    undefended: list[RobustRow] = field(default_factory=list)
+    static: list[StaticRow] = field(default_factory=list)
+    robust: list[RobustRow] = field(default_factory=list)
+    reproductions: list[Reproduction] = field(default_factory=list)
+
+
+@dataclass
+class _Run:
+    classifier: Classifier
+    model: DefendedClassifier
+    bench: Bench
+    spec: DefenseSpec
+
+    def __post_init__(self) -> None:
+        self.plain_right, self.plain_seconds = self.bench.timed(self.classifier)
+        self.right, self.seconds = self.bench.timed(self.model)
+        self.found: dict[tuple[str, Budget], Found] = {}
+
+    def jobs(self, tables: _Tables) -> dict[str, Callable[[], None]]:
+        """What is to be run, by name, in order; each adds to the tables."""
+        spec, jobs = self.spec, dict[str, Callable[[], None]]()
+        budgets: tuple[Budget, ...] = ("fixed", "minimal")
+        for attack in spec.static:
+            for budget in budgets:
+                jobs[f"static {attack.describe()} {budget}"] = partial(self._static, tables, attack, budget)
+        robust: dict[str, Callable[[], RobustRow]] = {}
+        for attack in spec.white_box():
+            jobs[f"undefended {attack.kind}"] = partial(_add, tables.undefended, partial(self._undefended, attack))
+            robust[attack.kind] = partial(self._white_box, attack)
+        for attack in spec.black_box():
+            robust[attack.kind] = partial(self._black_box, attack)
+        if isinstance(self.model.defense, CandidateDefense):
+            robust |= self._candidate_jobs()
+        robust |= {f"influence {item!r}": partial(self._influence, item) for item in spec.influence}
+        return jobs | {name: partial(_add, tables.robust, job) for name, job in robust.items()}
+
+    def _candidate_jobs(self) -> dict[str, Callable[[], RobustRow]]:
+        first = self.spec.white_box()[0]
+        jobs: dict[str, Callable[[], RobustRow]] = {
+            f"saa {attack.describe()}": partial(self._secondary, attack) for attack in self.spec.static
+        }
+        if self.spec.nearest > 1:
+            jobs["nearest"] = partial(self._white_box, first, self.spec.nearest)
+            jobs["all nearest"] = partial(self._strict, first)
+        return jobs
+
+    def _view(self, nearest: int = 1, against: int | None = None) -> DefendedClassifier:
+        return self.model.seen(View(adaptive=True, draws=self.spec.draws, nearest=nearest, against=against))
+
+    def _undefended(self, attack: Attack) -> RobustRow:
+        found = self.bench.attacked(self.classifier, attack, np.flatnonzero(self.plain_right))
+        held = self.bench.held(self.classifier, self.plain_right, found)
+        return row(attack.display_title(), "white box", self.plain_right, held, found)
+
+    def _white_box(self, attack: Attack, nearest: int = 1) -> RobustRow:
+        found = self.bench.attacked(self._view(nearest), attack, np.flatnonzero(self.right))
+        how = "through the defense" if nearest == 1 else f"mean of {nearest} nearest candidates"
+        name = f"{attack.display_title()}, {how}"
+        return row(name, "white box", self.right, self.bench.held(self.model, self.right, found), found)
+
+    def _black_box(self, attack: Attack) -> RobustRow:
+        found = self.bench.attacked(self.model, attack, np.flatnonzero(self.right))
+        held = self.bench.held(self.model, self.right, found)
+        return row(attack.display_title(), "black box", self.right, held, found)
+
+    def _strict(self, attack: Attack) -> RobustRow:
+        """All of the nearest candidates must be fooled: class by class, since what must be left depends on the label."""
+        labels = self.bench.labels.numpy()
+        parts = [
+            self.bench.attacked(
+                self._view(self.spec.nearest, wanted), attack, np.flatnonzero(self.right & (labels == wanted))
+            )
+            for wanted in sorted(set(labels[self.right].tolist()))
+        ] or [self.bench.attacked(self.model, attack, np.flatnonzero(self.right))]
+        images, seconds = torch.cat([part.x_adv for part in parts]), sum(part.seconds for part in parts)
+        joined = (np.concatenate(item) for item in zip(*((p[0], *p[2:5]) for p in parts), strict=True))
+        positions, distance, fooled, adversarial = joined
+        found = Found(positions, images, distance, fooled, adversarial, seconds)
+        name = f"{attack.display_title()}, all of {self.spec.nearest} nearest candidates"
+        return row(name, "white box", self.right, self.bench.held(self.model, self.right, found), found)
+
+    def _static_found(self, attack: Attack, budget: Budget) -> Found:
+        key = (attack.describe(), budget)
+        if key not in self.found:
+            wanted = attack.model_copy(update={"budget": budget})
+            self.found[key] = self.bench.attacked(self.classifier, wanted, np.flatnonzero(self.plain_right))
+        return self.found[key]
+
+    def _static(self, tables: _Tables, attack: Attack, budget: Budget) -> None:
+        """The defense success rate, the published levels on the same images, and, within epsilon, the accuracy under transfer."""
+        found, bench = self._static_found(attack, budget), self.bench
+        chosen = found.fooled if budget == "fixed" else found.adversarial
+        positions, x_adv = found.positions[chosen], found.x_adv[torch.from_numpy(np.flatnonzero(chosen))]
+        clean, got = bench.clean(positions), self._got(x_adv)
+        tables.static.append(
+            StaticRow(
+                attack=attack, budget=budget, success=Rate.of(bench.right(self.model, x_adv, positions)),
+                distances=Distances.of(found.distance[chosen]), quality=mean_of_finite(psnr(got, clean)),
+                quality_literal=mean_of_finite(psnr(got, clean, literal=True)),
+                consistency=self._consistency(clean, got), consistency_undefended=self._consistency(clean, x_adv),
+            )
+        )  # fmt: skip
+        for code in self.spec.published if len(clean) else ():
+            restored = partial(code.restored, self.classifier, seed=self.spec.seed)
+            hits = bench.by_batch(
+                self.classifier, restored, clean, x_adv, torch.from_numpy(bench.ids[positions])
+            ).numpy()
+            tables.reproductions.append(
+                Reproduction(name=label(code), attack=attack.describe(), budget=budget, success=Rate.of(hits))
+            )
+        if budget == "fixed":
+            held = bench.held(self.model, self.right, found)
+            name = f"{attack.display_title()} on the undefended model"
+            tables.robust.append(row(name, "static", self.right, held, found))
+
+    def _got(self, x: Tensor) -> Tensor:
+        """What lies behind the first defense gets."""
+
+        def changed(images: Tensor) -> Tensor:
+            with torch.no_grad():
+                return self.model.defense.changed(self.model.inner, images, self.model.passing(images)).float()
+
+        return self.bench.by_batch(self.model, changed, x)
+
+    def _consistency(self, x: Tensor, y: Tensor) -> float | None:
+        try:
+            compared = partial(leading_in_common, self.classifier, k=LEADING)
+            return mean_of_finite(self.bench.by_batch(self.classifier, compared, x, y)) if len(x) else None
+        except EvaluationError:  # no linear layer before the logits
+            return None
+
+    def _secondary(self, attack: Attack) -> RobustRow:
+        """SAA: the defended adversarial image is attacked once more, on the undefended model, and defended again.
+
+        The result lies within epsilon of the defended image, not of the clean one: it does not enter the headline.
+        """
+        first = self._static_found(attack, "fixed")
+        second = self.bench.attacked(self.classifier, attack, first.positions, self._got(first.x_adv))
+        held = self.bench.held(self.model, self.right, second, anywhere=True)
+        return row(f"SAA by {attack.display_title()}", "influence", self.right, held, second, within=False)
+
+    def _influence(self, attack: InfluenceAttack) -> RobustRow:
+        positions, bench = np.flatnonzero(self.right), self.bench
+        began = time.perf_counter()
+
+        def made(x: Tensor, labels: Tensor) -> Tensor:
+            return attack.attack(self.classifier, x, labels, bench.threat.ball(x)).float()
+
+        x_adv = bench.by_batch(self.classifier, made, bench.clean(positions), bench.labels[torch.from_numpy(positions)])
+        seconds, everyone = time.perf_counter() - began, np.ones(len(positions), bool)
+        found = Found(positions, x_adv, bench.distance(x_adv, positions), everyone, everyone, seconds)
+        held = bench.held(self.model, self.right, found, anywhere=attack.literal)
+        name = f"{attack.kind.upper()}{', as printed' if attack.literal else ''}"
+        return row(name, "influence", self.right, held, found, within=not attack.literal)
+
+
+def _add(rows: list[RobustRow], job: Callable[[], RobustRow]) -> None:
+    rows.append(job())

@@ -1,0 +1,176 @@
+"""What every defense of the catalogue keeps to, whoever adds it, and the model around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from auditor.attack import ATTACKS
+from auditor.criterion import Misclassification
+from auditor.dataset import ImageDataset
+from auditor.defended import DefendedClassifier, View
+from auditor.defending.files import Lineage, read_state, write_state
+from auditor.defense import DEFENSES, Defense, ImageDefense, defended, fit_stack
+from auditor.errors import IntakeError, MismatchError
+from auditor.evaluation import clean_pass, run_attack
+from auditor.harness.fast import fast_copy
+from auditor.threat import ThreatModel
+from tests.auditor.defenses.small import behind, default, fitted, images, network
+
+KINDS = list(DEFENSES.members)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest) -> DefendedClassifier:
+    return behind(default(request.param))
+
+
+@pytest.fixture(scope="module")
+def x() -> Tensor:
+    return images(network()).images(np.arange(10))
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_it_answers_with_finite_logits(model: DefendedClassifier, x: Tensor) -> None:
+    before = x.clone()
+    logits = model.logits(x)
+    assert logits.shape == (10, 5)
+    assert logits.dtype == x.dtype
+    assert torch.equal(x, before), "the input is not written to"
+
+
+def test_the_network_gets_images_of_the_box(model: DefendedClassifier, x: Tensor) -> None:
+    if isinstance(model.defense, ImageDefense):
+        changed = model.defense.changed(model.inner, x, model.passing(x))
+        assert changed.shape == x.shape
+        assert changed.dtype == x.dtype
+        assert changed.amin() >= 0
+        assert changed.amax() <= 1
+
+
+def test_an_answer_does_not_depend_on_the_batch(model: DefendedClassifier, x: Tensor) -> None:
+    whole = model.logits(x)
+    assert same(whole, torch.cat([model.logits(part) for part in x.split(3)]))
+    assert same(whole, model.logits(x.flip(0)).flip(0))
+
+
+def test_the_same_seed_gives_the_same_answer_and_another_one_only_where_it_draws(
+    x: Tensor, model: DefendedClassifier
+) -> None:
+    assert torch.equal(model.logits(x), model.logits(x))
+    again = behind(default(model.defense.kind))
+    assert torch.equal(model.logits(x), again.logits(x))
+    other = model.defense.wrap(model.inner, model.state, seed=4)
+    assert torch.equal(model.logits(x), other.logits(x)) is not model.defense.random
+
+
+def test_no_label_is_seen(model: DefendedClassifier) -> None:
+    data = images(network())
+    shuffled = ImageDataset(data._images, np.random.default_rng(0).permutation(data.labels), data.class_names)
+    ids = np.arange(len(data))
+    first, other = (clean_pass(model, item, ids, batch_size=8).logits for item in (data, shuffled))
+    assert torch.equal(first, other)
+
+
+def test_an_adaptive_attacker_gets_a_gradient(model: DefendedClassifier, x: Tensor) -> None:
+    view = model.seen(View(adaptive=True, draws=2))
+    points = x.clone().requires_grad_()
+    logits = view(points)
+    (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum() - logits[:, 0].sum(), points)
+    assert gradient.isfinite().all()
+    assert (gradient.flatten(1) != 0).any(1).all()
+
+
+def test_what_is_deployed_has_no_gradient_but_its_own(model: DefendedClassifier, x: Tensor) -> None:
+    points = x.clone().requires_grad_()
+    assert model(points).requires_grad is (model.defense.backward == "exact")
+
+
+def test_an_attacker_sees_the_deployed_answer_but_for_random_numbers(model: DefendedClassifier, x: Tensor) -> None:
+    view = model.seen(View(adaptive=True))
+    assert torch.equal(view.logits(x), model.logits(x)) is not model.defense.random
+    assert torch.equal(view.seen(View()).defense.wrap(model.inner, model.state, seed=3).logits(x), model.logits(x))
+
+
+def test_it_lives_on_as_json(model: DefendedClassifier) -> None:
+    assert DEFENSES.build(model.defense.kind, model.defense.settings()) == model.defense
+    assert DEFENSES.parse(model.defense.describe()) == model.defense
+
+
+def test_what_it_learnt_lives_on_as_a_file(model: DefendedClassifier, x: Tensor, tmp_path: Path) -> None:
+    lineage = Lineage.of(model.inner, images(network()), np.arange(24), seed=3)
+    stored = write_state(tmp_path / "state.safetensors", model.defense, model.state, lineage)
+    read = read_state(tmp_path / "state.safetensors")
+    assert read.defense == model.defense
+    assert read.lineage == lineage
+    assert read.sha256 == stored
+    assert torch.equal(read.defense.wrap(model.inner, read.state, seed=3).logits(x), model.logits(x))
+
+
+def test_attacks_run_on_it(model: DefendedClassifier) -> None:
+    """As on any classifier; what they count as fooled, the deployed model gets wrong where it draws nothing."""
+    data = images(network())
+    ids = np.arange(8)
+    criterion = Misclassification(torch.from_numpy(data.labels[ids]))
+    attack = ATTACKS.parse("pgd:steps=3")
+    kept = {}
+    view = model.seen(View(adaptive=True))
+    outcome = run_attack(
+        view, attack, ThreatModel(epsilon=0.2), data, ids, criterion, seed=0, batch_size=4,
+        on_finished=lambda item: kept.update(zip(item.position.tolist(), item.x_adv, strict=True)),
+    )  # fmt: skip
+    final = torch.stack([kept[position] for position in range(8)])
+    judged = criterion.is_adversarial(model.logits(final)).numpy()
+    assert model.defense.random or (judged >= outcome.fooled).all()
+
+
+def test_a_faster_copy_is_still_defended(model: DefendedClassifier, x: Tensor) -> None:
+    fast = fast_copy(model)
+    assert isinstance(fast, DefendedClassifier)
+    with torch.no_grad():
+        assert torch.allclose(fast(x), model.logits(x), rtol=1e-3, atol=1e-3)
+
+
+def test_images_of_another_shape_are_refused(model: DefendedClassifier) -> None:
+    with pytest.raises(MismatchError, match="takes images of shape 3x12x12"):
+        model(torch.zeros(1, 3, 5, 5))
+
+
+def test_double_precision_is_kept(model: DefendedClassifier, x: Tensor) -> None:
+    exact = model.defense.wrap(network().double(), model.state, seed=3)
+    assert exact.logits(x.double()).dtype == torch.float64
+
+
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(IntakeError, match="not a stored defense"):
+        read_state(tmp_path / "state.safetensors")
+
+
+def test_a_stack_passes_the_first_defense_first() -> None:
+    classifier = network()
+    stack: list[Defense] = [default("bit-depth"), default("spatial-smoothing")]
+    states = fit_stack(classifier, stack, images(classifier), np.arange(24), seed=3)
+    x = images(classifier).images(np.arange(4))
+    one, two = (behind(item, classifier) for item in stack)
+    by_hand = two.logits((x * 15).round() / 15)
+    assert torch.equal(defended(classifier, stack, states, seed=3).logits(x), by_hand)
+    assert not torch.equal(by_hand, one.logits(x))
+    assert defended(classifier, [], [], seed=3) is classifier
+
+
+def test_an_attackers_view_goes_through_the_whole_stack() -> None:
+    classifier = network()
+    stack = [default("spatial-smoothing"), default("bit-depth")]
+    model = defended(classifier, stack, [fitted(item, classifier) for item in stack], seed=3)
+    assert isinstance(model, DefendedClassifier)
+    points = images(classifier).images(np.arange(4)).requires_grad_()
+    assert not model(points).requires_grad
+    assert model.seen(View(adaptive=True))(points).requires_grad
