@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import cast
 
 import torch
 from torch.fx.experimental.optimization import fuse
@@ -25,7 +24,7 @@ def fast_copy(classifier: Classifier) -> Classifier:
     if isinstance(classifier, DefendedClassifier):
         if classifier.defense.inside:
             return classifier
-        return classifier.around(cast(Classifier, fast_copy(classifier.inner)))
+        return classifier.around(fast_copy(classifier.inner))
     try:
         fast = copy.copy(classifier)
         fast._modules = dict(classifier._modules)
