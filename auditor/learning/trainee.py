@@ -104,6 +104,8 @@ class Trainee:
 
     def features(self, x: Tensor, layers: Collection[str]) -> Features:
         """The same, with the outputs of the layers named. Raises EvaluationError for a layer that did not run."""
+        if not layers:
+            return Features(self.logits(x), {})
         outputs: dict[str, Tensor] = {}
 
         def keep(name: str, kind: LayerKind, type_name: str, output: Tensor) -> Tensor | None:
