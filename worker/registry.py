@@ -11,11 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 from auditor.errors import MismatchError, NotFoundError, SpecError
 from worker.db import Database
-from worker.models import DatasetRow, JobRow, ModelRow, ResultFileRow, ResultRow
+from worker.lineage import NAME_LENGTH
+from worker.models import DatasetRow, JobRow, ModelRow, OriginRow, ResultFileRow, ResultRow
 
 Row = TypeVar("Row", ModelRow, DatasetRow)
-
-NAME_LENGTH = 200
 
 
 class Registry:
@@ -47,13 +46,21 @@ class Registry:
         return self._one(DatasetRow, key, "data set")
 
     def remove(self, row: ModelRow | DatasetRow) -> None:
-        """Forget a model or data set. Raises MismatchError while a job names it; its file is swept later."""
+        """Forget a model or data set. Raises MismatchError while a job or a child names it; its file is swept later."""
         table = type(row)
         column = JobRow.model_id if table is ModelRow else JobRow.dataset_id
         with self.database.write() as session:
+            of_it = select(ModelRow.name).join(OriginRow, OriginRow.model_id == ModelRow.id)
+            children = session.scalars(of_it.where(OriginRow.parent_id == row.id).order_by(ModelRow.created)).all()
+            if children:
+                raise MismatchError(
+                    f"{row.name} is the parent of {', '.join(children[:3])}{' and others' * (len(children) > 3)} and stays.",
+                    "Remove the models that were trained from it first.",
+                )
             used = session.scalar(select(func.count()).select_from(JobRow).where(column == row.id))
             if used:
                 raise MismatchError(f"{row.name} is used by {used} job(s) and stays.", "Their results name it.")
+            session.execute(delete(OriginRow).where(OriginRow.model_id == row.id))
             session.execute(delete(table).where(table.id == row.id))
 
     def referenced_blobs(self) -> set[str]:
