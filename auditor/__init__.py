@@ -18,9 +18,13 @@ if TYPE_CHECKING:
     from auditor.classifier import Classifier, Normalization
     from auditor.dataset import ImageDataset
     from auditor.errors import AuditorError
+    from auditor.hardening import HARDENINGS, Hardening
     from auditor.report.html import render as render_report
     from auditor.result import AuditResult
     from auditor.threat import Norm, ThreatModel
+    from auditor.training import train as train_classifier
+    from auditor.training_result import TrainingResult
+    from auditor.training_spec import TrainingSpec
     from auditor.vet import vet as vet_classifier
 
 _WHERE = {
@@ -32,30 +36,40 @@ _WHERE = {
     "AuditSpec": "audit_spec:AuditSpec",
     "AuditorError": "errors:AuditorError",
     "Classifier": "classifier:Classifier",
+    "HARDENINGS": "hardening:HARDENINGS",
+    "Hardening": "hardening:Hardening",
     "ImageDataset": "dataset:ImageDataset",
     "Norm": "threat:Norm",
     "Normalization": "classifier:Normalization",
     "ThreatModel": "threat:ThreatModel",
+    "TrainingResult": "training_result:TrainingResult",
+    "TrainingSpec": "training_spec:TrainingSpec",
     "render_report": "report.html:render",
     "run_audit": "audit:run",
+    "train_classifier": "training:train",
     "vet_classifier": "vet:vet",
 }
 
 __all__ = [
     "ARCHITECTURES",
     "ATTACKS",
+    "HARDENINGS",
     "Architecture",
     "Attack",
     "AuditResult",
     "AuditSpec",
     "AuditorError",
     "Classifier",
+    "Hardening",
     "ImageDataset",
     "Norm",
     "Normalization",
     "ThreatModel",
+    "TrainingResult",
+    "TrainingSpec",
     "render_report",
     "run_audit",
+    "train_classifier",
     "vet_classifier",
 ]
 

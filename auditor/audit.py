@@ -19,7 +19,8 @@ from auditor.audit_spec import AuditSpec
 from auditor.classifier import Classifier
 from auditor.corruption import CorruptedDataset, Corruption
 from auditor.dataset import ImageDataset
-from auditor.errors import MismatchError, SpecError
+from auditor.device import pick_device
+from auditor.errors import MismatchError
 from auditor.evaluation import CleanPass, clean_pass, run_attack
 from auditor.examples import ExampleWriter, first_positions
 from auditor.flag import Flag, Verdict
@@ -64,15 +65,6 @@ def run(
         corruption.check(dataset.shape[0])
     audit = _Audit(spec, classifier.to(pick_device(spec.device)), dataset, on_progress, examples)
     return audit.result(model_sha256, architecture)
-
-
-def pick_device(choice: str) -> torch.device:
-    """ "auto", "cpu" or "cuda" to a device. Raises SpecError for a GPU that is not there."""
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise SpecError(
-            "The audit asks for a GPU, but this machine offers none to PyTorch.", "Choose device auto or cpu."
-        )
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class _Audit:

@@ -169,8 +169,15 @@ class Classifier(nn.Module):
 
     def with_normalization(self, normalization: Normalization) -> Classifier:
         """The same network (shared, not copied) behind another normalisation."""
+        return self._with(self.network, normalization)
+
+    def with_network(self, network: nn.Module) -> Classifier:
+        """Another network behind the same normalisation, for the same images and classes."""
+        return self._with(network, self.normalization)
+
+    def _with(self, network: nn.Module, normalization: Normalization) -> Classifier:
         other = Classifier(
-            self.network,
+            network,
             input_shape=self.input_shape,
             num_classes=self.num_classes,
             normalization=normalization,

@@ -5,6 +5,7 @@ AuditorError
 ├── IntakeError        an uploaded file is refused
 ├── MismatchError      a model and a data set (or two audits) that do not fit together
 ├── EvaluationError    the network misbehaved while it was measured (NaN logits, ...)
+├── TrainingError      a training that cannot go on (the loss is NaN, ...)
 ├── NotFoundError      no such model, data set or audit
 └── ServiceError       the queue, the database or a worker is not there
 """
@@ -60,6 +61,10 @@ class MismatchError(AuditorError):
 
 class EvaluationError(AuditorError):
     """The network misbehaved while it was measured."""
+
+
+class TrainingError(AuditorError):
+    """A training that cannot go on."""
 
 
 class NotFoundError(AuditorError):

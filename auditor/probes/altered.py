@@ -27,15 +27,7 @@ class AlteredNetwork(nn.Module):
 
 def altered_classifier(classifier: Classifier, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Classifier:
     """The classifier with these changes; gradients flow through them."""
-    other = Classifier(
-        AlteredNetwork(classifier.network, changes),
-        input_shape=classifier.input_shape,
-        num_classes=classifier.num_classes,
-        normalization=classifier.normalization,
-        class_names=classifier.class_names,
-        name=classifier.name,
-    )
-    return other.to(classifier.device, classifier.dtype)
+    return classifier.with_network(AlteredNetwork(classifier.network, changes))
 
 
 def scaled(neurons: Tensor, factor: float) -> Callable[[Tensor], Tensor]:

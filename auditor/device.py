@@ -1,0 +1,14 @@
+"""pick_device: where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from auditor.errors import SpecError
+
+
+def pick_device(choice: str) -> torch.device:
+    """ "auto", "cpu" or "cuda" to a device. Raises SpecError for a GPU that is not there."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise SpecError("A GPU is asked for, but this machine offers none to PyTorch.", "Choose device auto or cpu.")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,92 @@
+"""Checkpoints: the whole state of a training in one file, replaced at once; and the digests by which it is told from others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auditor.dataset import ImageDataset
+from auditor.errors import MismatchError
+from auditor.intake.upload import replacing
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+"""The checkpoint from which a training goes on, and the weights that it keeps."""
+
+
+class Saved(NamedTuple):
+    """A file of tensors by name, and what else was written, in JSON form."""
+
+    tensors: dict[str, Tensor]
+    data: dict[str, Any]
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> None:
+    """Write tensors and JSON data as one safetensors file. A crash leaves the old file or the new one."""
+    from safetensors.torch import save_file
+
+    # Copies, since two names may stand for one tensor.
+    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(copies, temporary, {"format": "pt", "data": json.dumps(data)})
+
+
+def read(path: Path, fingerprint: str) -> Saved:
+    """What ``save`` wrote. Raises MismatchError where it belongs to another training, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            data = json.loads(file.metadata()["data"])
+            if data["fingerprint"] != fingerprint:
+                raise MismatchError(
+                    f"The folder {path.parent.name} holds the checkpoint of another training: its spec, model or data differ.",
+                    "Give every training a folder of its own, or empty this one.",
+                )
+            return Saved({name: file.get_tensor(name) for name in file.keys()}, data)  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise MismatchError(
+            f"{path.name} is not a checkpoint of ours ({type(error).__name__}).", "Empty the folder and train anew."
+        ) from None
+
+
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under names that begin with ``prefix/``."""
+    return {f"{prefix}/{name}": value for name, value in tensors.items()}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with ``prefix/``, without it."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a killed process was about to write."""
+    for left in folder.glob(".intake-*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors: names, types, shapes and values."""
+    found = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def data_digest(dataset: ImageDataset) -> str:
+    """SHA-256 of a data set: that of its file, or of its labels and images where it was never stored."""
+    if dataset.sha256:
+        return dataset.sha256
+    found = hashlib.sha256(np.ascontiguousarray(dataset.labels, "<i8").tobytes())
+    for batch in dataset.batches(np.arange(len(dataset)), 1024):
+        found.update(batch.images.numpy().tobytes())
+    return found.hexdigest()

@@ -1,0 +1,60 @@
+"""Doubts about a training, read from its curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from auditor.flag import Flag
+from auditor.training_result import Best, Point
+from auditor.training_spec import TrainingSpec
+
+COLLAPSE = 0.5
+"""Robust accuracy that falls below this share of its best has collapsed."""
+
+
+def doubts(spec: TrainingSpec, points: Sequence[Point], best: Best, stopped: str, classes: int) -> tuple[Flag, ...]:
+    """What a reader of the result should know. ``points``: of the whole training."""
+    found = (_still_rising(spec, points, best, stopped), _collapsed(points), _chance(best, classes))
+    return tuple(flag for flag in found if flag is not None)
+
+
+def _still_rising(spec: TrainingSpec, points: Sequence[Point], best: Best, stopped: str) -> Flag | None:
+    robust = [point.robust for point in points if point.robust is not None]
+    if spec.select != "robust" or stopped != "finished" or len(robust) < 3:
+        return None
+    before, last = robust[-2], robust[-1]
+    if last.hits <= max(rate.hits for rate in robust[:-1]):
+        return None
+    return Flag(
+        name="robust accuracy still rising",
+        severity="info",
+        message="Robust validation accuracy was highest at the very end: more epochs may give more.",
+        evidence=f"{before} one epoch before the end, {last} at the end.",
+        remedy="Compare methods at the same budget, or train for longer.",
+    )
+
+
+def _collapsed(points: Sequence[Point]) -> Flag | None:
+    robust = [point.robust.value for point in points if point.robust is not None and point.robust.value is not None]
+    if not robust or max(robust) < 0.1 or robust[-1] >= COLLAPSE * max(robust):
+        return None
+    return Flag(
+        name="robust accuracy collapsed",
+        severity="warning",
+        message="Robust validation accuracy fell far below its best during the training.",
+        evidence=f"{100 * max(robust):.1f} % at its best, {100 * robust[-1]:.1f} % at the end.",
+        remedy="With one-step attacks this is catastrophic overfitting: take more steps or a smaller step size. Training on "
+        "clean images alone forgets robustness; that is what the control shows.",
+    )
+
+
+def _chance(best: Best, classes: int) -> Flag | None:
+    if best.clean is None or best.clean.high is None or best.clean.high >= 2 / classes:
+        return None
+    return Flag(
+        name="no better than chance",
+        severity="severe",
+        message="The kept weights classify clean validation images hardly better than chance.",
+        evidence=f"clean validation accuracy {best.clean}, {classes} classes.",
+        remedy="The training failed: lower the learning rate or the weights of the loss's parts.",
+    )

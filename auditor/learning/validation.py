@@ -1,0 +1,93 @@
+"""Validation: how the network does on images kept back from the training, clean and under attack."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from auditor.attack import ATTACKS
+from auditor.classifier import Classifier
+from auditor.criterion import Misclassification
+from auditor.dataset import ImageDataset
+from auditor.evaluation import clean_pass, run_attack
+from auditor.harness.outcome import Finished
+from auditor.learning.passes import Passes
+from auditor.metrics import Rate
+from auditor.progress import OnProgress, no_progress, part_of
+from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
+from auditor.threat import ThreatModel
+
+
+class Validation(NamedTuple):
+    """Accuracy on clean images; and, of all of them, how many are right whatever the attack does. What it cost."""
+
+    clean: Rate
+    robust: Rate
+    passes: Passes
+
+
+class Sensitivities(NamedTuple):
+    """Every layer's sensitivity to the attack, in the order of execution. What it cost."""
+
+    layers: list[LayerSensitivity]
+    passes: Passes
+
+
+def validate(
+    classifier: Classifier,
+    dataset: ImageDataset,
+    ids: NDArray[np.int64],
+    threat: ThreatModel,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int,
+    on_progress: OnProgress = no_progress,
+) -> Validation:
+    """PGD with so many steps on every image that is classified correctly. Raises EvaluationError on NaN logits."""
+    clean = clean_pass(classifier, dataset, ids, batch_size=batch_size, on_progress=part_of(on_progress, 0, 0.1))
+    labels = dataset.labels[ids]
+    correct = np.flatnonzero(clean.prediction == labels)
+    outcome = run_attack(
+        classifier, ATTACKS.build("pgd", {"steps": steps, "step_size": step_size(steps)}), threat, dataset, ids[correct],
+        Misclassification(torch.from_numpy(labels[correct]).to(classifier.device)),
+        seed=seed, batch_size=batch_size, on_progress=part_of(on_progress, 0.1, 1),
+    )  # fmt: skip
+    passes = Passes(len(ids) + int(outcome.forwards.sum()), int(outcome.backwards.sum()))
+    standing = int((~outcome.fooled).sum())
+    return Validation(Rate.count(len(correct), len(ids)), Rate.count(standing, len(ids)), passes)
+
+
+def sensitivities(
+    classifier: Classifier,
+    dataset: ImageDataset,
+    ids: NDArray[np.int64],
+    threat: ThreatModel,
+    *,
+    steps: int,
+    step_size: float,
+    seed: int,
+    batch_size: int,
+    on_progress: OnProgress = no_progress,
+) -> Sensitivities:
+    """Of clean images and their twins by PGD, all steps on every image (Zhang et al. 2020, arXiv 1909.06978, eq. 1)."""
+    meter = SensitivityMeter(classifier)
+
+    def add(finished: Finished) -> None:
+        meter.add(finished.x, finished.x_adv)
+
+    outcome = run_attack(
+        classifier, ATTACKS.build("pgd", {"steps": steps, "step_size": step_size}), threat, dataset, ids,
+        Misclassification(torch.from_numpy(dataset.labels[ids]).to(classifier.device)),
+        seed=seed, batch_size=batch_size, early_stop=False, on_finished=add, on_progress=on_progress,
+    )  # fmt: skip
+    passes = Passes(int(outcome.forwards.sum()) + 2 * len(ids), int(outcome.backwards.sum()))
+    return Sensitivities(meter.layers(), passes)
+
+
+def step_size(steps: int) -> float:
+    """Length of a step that lets PGD cross the ball, as a fraction of epsilon: 2.5 / steps (Madry et al. 2018), at most 1."""
+    return min(1.0, 2.5 / steps)

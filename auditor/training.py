@@ -1,0 +1,431 @@
+"""train: the one training loop. What a method does in a batch is in ``auditor.hardenings``, what the loop needs in
+``auditor.learning``."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from torch import Tensor
+
+from auditor.classifier import Classifier
+from auditor.dataset import ImageDataset
+from auditor.device import pick_device
+from auditor.errors import MismatchError, TrainingError
+from auditor.hardening import Ground, Memory, Terms, TrainingStep
+from auditor.intake.upload import sha256_of
+from auditor.learning import checkpoint
+from auditor.learning.augmentation import Augmenter
+from auditor.learning.averaging import AveragedState, ema_share
+from auditor.learning.checkpoint import BEST, LAST, named, under
+from auditor.learning.doubts import doubts
+from auditor.learning.passes import Passes
+from auditor.learning.schedule import factor
+from auditor.learning.scratch import draw_anew
+from auditor.learning.trainee import Trainee, before
+from auditor.learning.validation import Sensitivities, Validation, sensitivities, step_size, validate
+from auditor.progress import OnProgress, no_progress
+from auditor.provenance import device_name, revision, versions
+from auditor.randomness import derive_seed, seeded
+from auditor.training_result import Best, PassCount, Point, TrainingResult
+from auditor.training_spec import TrainingSpec
+from auditor.vet import check_fit
+
+CHECKPOINT_SHARE = 0.02
+"""Of the time, writing checkpoints may take this share."""
+
+LOSS_POINTS = 200
+"""Points of the loss curve between the ends of epochs, about, over the whole training."""
+
+Stopped = Literal["finished", "patience", "cancelled"]
+
+
+class _Cancelled(Exception):
+    """Someone asked for a stop while the network was validated."""
+
+
+class _State(BaseModel):
+    """Where a training stands, but for its tensors. ``sums``: of the loss and its parts over ``summed`` steps, since the last
+    point."""
+
+    step: int = 0
+    points: list[Point] = []
+    best: Best = Best(epoch=0)
+    training: Passes = Passes()
+    validation: Passes = Passes()
+    seconds: float = 0.0
+    sums: dict[str, float] = {}
+    summed: int = 0
+    averaged: int = 0
+
+
+def train(
+    spec: TrainingSpec,
+    classifier: Classifier,
+    dataset: ImageDataset,
+    *,
+    folder: Path,
+    on_progress: OnProgress = no_progress,
+    on_point: Callable[[Point], None] = lambda point: None,
+    stop: Callable[[], bool] = lambda: False,
+    checkpoint_seconds: float = 30.0,
+) -> TrainingResult:
+    """Train a copy of the classifier's network; the classifier itself is not touched.
+
+    ``folder``, this training's own, holds the kept weights (``best.safetensors``, for ``load_weights`` into the architecture that
+    ``spec.hardening.child`` names) and one checkpoint, written every ``checkpoint_seconds`` or less often where writing is slow,
+    and at the end of every epoch. Where there is a checkpoint the training goes on from it, and ends with the very bits that it
+    would have had; points that were reported before come again. ``stop`` is asked at every step. Validation images are drawn
+    from ``dataset`` by the seed and never trained on; give it no test images.
+    Raises MismatchError where model, data or checkpoint do not fit, SpecError, and TrainingError when the loss is no number.
+    """
+    check_fit(classifier, dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.tidy(folder)
+    device = pick_device(spec.device)
+    start = classifier.with_network(copy.deepcopy(classifier.network)).to(device)
+    with _reproducible(device):
+        return _Training(spec, start, dataset, folder, on_progress, on_point, stop, checkpoint_seconds).run()
+
+
+class _Training:
+    """One training under way."""
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        parent: Classifier,
+        dataset: ImageDataset,
+        folder: Path,
+        on_progress: OnProgress,
+        on_point: Callable[[Point], None],
+        stop: Callable[[], bool],
+        checkpoint_seconds: float,
+    ) -> None:
+        self.spec, self.dataset, self.folder = spec, dataset, folder
+        self.on_progress, self.on_point, self.stop = on_progress, on_point, stop
+        self.device = parent.device
+        self.validation_ids, self.ids = _split(spec, dataset)
+        self.batch_size = min(spec.batch_size, len(self.ids))
+        self.per_epoch = len(self.ids) // self.batch_size
+        self.steps = spec.steps(self.per_epoch)
+        self.epochs = -(-self.steps // self.per_epoch)
+        self.digests = checkpoint.digest(parent.network.state_dict()), checkpoint.data_digest(dataset)
+        self.fingerprint = _fingerprint(spec, self.device, *self.digests)
+        self.trainee = self._trainee(parent)
+        self.start = self.trainee.snapshot()
+        self.optimizer = torch.optim.SGD(
+            self.trainee.parameters.values(), lr=spec.learning_rate, momentum=spec.momentum,
+            weight_decay=spec.weight_decay, nesterov=spec.nesterov,
+        )  # fmt: skip
+        self.augmenter = Augmenter(spec.augmentation, len(self.ids), spec.seed)
+        self.average = AveragedState()
+        self.memory: Memory = {}
+        self.state = _State()
+        self._order: tuple[int, NDArray[np.int64]] = (-1, self.ids)
+        self._interval, self._saved, self._began = checkpoint_seconds, time.monotonic(), time.monotonic()
+
+    def run(self) -> TrainingResult:
+        """From the start or the last checkpoint to the end."""
+        stopped: Stopped = "finished"
+        try:
+            if not self._resumed():
+                self._begin()
+            while self.state.step < self.steps:
+                if self._out_of_patience():
+                    stopped = "patience"
+                    break
+                if self.stop():
+                    stopped = "cancelled"
+                    self._save()
+                    break
+                self._learn()
+                if self.state.step % self.per_epoch == 0 or self.state.step == self.steps:
+                    self._end_epoch()
+                    self._save()
+                elif time.monotonic() - self._saved >= self._interval:
+                    self._save()
+        except _Cancelled:
+            stopped = "cancelled"
+        return self._result(stopped)
+
+    def _trainee(self, parent: Classifier) -> Trainee:
+        """The network as the method wants it."""
+        spec = self.spec
+        with seeded(derive_seed(spec.seed, "weights"), self.device):
+            network = spec.hardening.extended(parent).to(self.device)
+            if spec.from_scratch:
+                draw_anew(network)
+        if self.device.type == "cuda":
+            network.to(memory_format=torch.channels_last)
+        first = spec.hardening.first_layer(parent.with_network(network))
+        frozen = before(parent.with_network(network), first) if first else ()
+        return Trainee(parent, network, frozen=frozen, batch_norm=spec.batch_norm, precision=spec.precision)
+
+    def _begin(self) -> None:
+        """Step 0: what the method prepares, and how the network does before it learns anything."""
+        self._keep(self.trainee.snapshot(), Best(epoch=0))
+        self.memory = self.spec.hardening.prepare(self._ground())
+        self._validate(self.trainee.snapshot())
+        self._save()
+
+    def _learn(self) -> None:
+        """One step."""
+        epoch, index = divmod(self.state.step, self.per_epoch)
+        rows = self._rows(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
+        x, labels = self._batch(rows, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        step = TrainingStep(
+            self.trainee, self.start, x, labels, self.memory, self.spec.seed, self.state.step, self.spec.label_smoothing
+        )
+        with seeded(derive_seed(self.spec.seed, "step", self.state.step), self.device):
+            terms = self.spec.hardening.loss(step)
+        self._add(terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.loss.backward()
+        self.optimizer.step()
+        self.state.step += 1
+        if self.spec.averaging == "ema":
+            self.average.update(self.trainee.network, ema_share(self.spec.ema_decay, self.average.count))
+        if self.state.step % max(1, self.steps // LOSS_POINTS) == 0 and self.state.step % self.per_epoch:
+            self._report(self._point())
+        self.on_progress(self._share(), f"epoch {epoch + 1} of {self.epochs}")
+
+    def _batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
+        """Augmented images and labels of these rows of the training set."""
+        ids = self.ids[rows]
+        x = self.augmenter(self.dataset.images(ids).to(self.device, self.trainee.classifier.dtype), rows, epoch)
+        if self.device.type == "cuda":
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x, torch.from_numpy(self.dataset.labels[ids]).to(self.device)
+
+    def _rows(self, epoch: int) -> NDArray[np.int64]:
+        """The training set in the order of an epoch."""
+        if self._order[0] != epoch:
+            generator = np.random.default_rng(derive_seed(self.spec.seed, "epoch", epoch))
+            self._order = epoch, generator.permutation(len(self.ids))
+        return self._order[1]
+
+    def _learning_rate(self) -> float:
+        spec = self.spec
+        done = min(self.state.step, self.steps - 1)
+        return spec.learning_rate * factor(spec.schedule, done, self.steps, milestones=spec.milestones, drop=spec.drop)
+
+    def _add(self, terms: Terms) -> None:
+        """Count a step's loss; refuse one that is no number, before any weight moves."""
+        names = ["loss", *terms.parts]
+        values = torch.stack([terms.loss, *terms.parts.values()]).detach().double().tolist()
+        if not math.isfinite(values[0]):
+            found = ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))
+            raise TrainingError(
+                f"The loss is no number at step {self.state.step + 1} of {self.steps} "
+                f"(epoch {self.state.step // self.per_epoch + 1}): {found}.",
+                "Train anew with a smaller learning rate or smaller weights of the loss's parts; the best weights and the last "
+                "good checkpoint are kept.",
+            )
+        for name, value in zip(names, values, strict=True):
+            self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+        self.state.summed += 1
+
+    def _end_epoch(self) -> None:
+        """Renew what the method goes by, average, validate, keep the weights if they are the best."""
+        epoch = -(-self.state.step // self.per_epoch)
+        if self.spec.averaging == "swa" and self.state.step >= self.spec.swa_start * self.steps:
+            self.average.update(self.trainee.network, 1 / (self.average.count + 1))
+        candidate = self.trainee.snapshot(self.average.state or None)
+        validation = self._validate(candidate)
+        best = Best(epoch=epoch, clean=validation.clean, robust=validation.robust)
+        if self.state.best.epoch == 0 or self._score(best) > self._score(self.state.best):
+            self._keep(candidate, best)
+        if self.state.step < self.steps:
+            self.memory = self.spec.hardening.renew(self._ground(), self.memory)
+
+    def _score(self, best: Best) -> tuple[int, ...]:
+        """By what weights are chosen: the larger one wins, the earlier one of equals."""
+        assert best.clean is not None and best.robust is not None  # noqa: PT018 (no test)
+        scores = {
+            "robust": (best.robust.hits, best.clean.hits),
+            "clean": (best.clean.hits, best.robust.hits),
+            "last": (best.epoch,),
+        }
+        return scores[self.spec.select]
+
+    def _validate(self, candidate: Classifier) -> Validation:
+        """Measure, and report it as a point of the curves."""
+        spec, ids = self.spec, self.validation_ids
+        threat = spec.threat
+        common: dict[str, Any] = {
+            "seed": derive_seed(spec.seed, "validation") % 2**31,
+            "batch_size": self.batch_size,
+            "on_progress": self._heard,
+        }
+        found = validate(candidate, self.dataset, ids, threat, steps=spec.validation_steps, **common)
+        moved = Sensitivities([], Passes())
+        if spec.sensitivity_samples:
+            moved = sensitivities(
+                candidate, self.dataset, ids[: spec.sensitivity_samples], threat,
+                steps=spec.validation_steps, step_size=step_size(spec.validation_steps), **common,
+            )  # fmt: skip
+        for passes in (found.passes, moved.passes):
+            self.state.validation = self.state.validation.plus(*passes)
+        watched = spec.hardening.watched(self.memory)
+        means = {
+            layer.name: float(layer.sensitivity.mean())
+            for layer in moved.layers
+            if (layer.name in watched if watched else layer.kind == "conv")
+        }
+        self._report(self._point(clean=found.clean, robust=found.robust, sensitivity=means))
+        return found
+
+    def _heard(self, share: float, what: str) -> None:
+        """Progress of a validation, which is part of its epoch; it can be cancelled too."""
+        if self.stop():
+            raise _Cancelled
+        self.on_progress(self._share(), f"validation: {what}")
+
+    def _share(self) -> float:
+        return self.state.step / self.steps
+
+    def _point(self, **measured: Any) -> Point:
+        """A point of the curves here, which takes up the losses since the last one."""
+        state = self.state
+        terms = {name: value / state.summed for name, value in state.sums.items()} if state.summed else {}
+        state.sums, state.summed = {}, 0
+        return Point(
+            step=state.step, epoch=state.step / self.per_epoch, learning_rate=self._learning_rate(), terms=terms, **measured
+        )  # fmt: skip
+
+    def _report(self, point: Point) -> None:
+        self.state.points.append(point)
+        self.on_point(point)
+
+    def _out_of_patience(self) -> bool:
+        epoch = self.state.step // self.per_epoch
+        return self.spec.patience is not None and epoch - self.state.best.epoch >= self.spec.patience
+
+    def _ground(self) -> Ground:
+        return Ground(
+            self.trainee, self.dataset, self.ids, self.spec.seed, self.batch_size,
+            self.state.step // self.per_epoch, lambda share, what: self._heard(share, what),
+        )  # fmt: skip
+
+    def _keep(self, candidate: Classifier, best: Best) -> None:
+        """These weights are the best so far."""
+        self.state.best = best
+        data = {"fingerprint": self.fingerprint, "best": best.model_dump(mode="json")}
+        checkpoint.save(self.folder / BEST, candidate.network.state_dict(), data)
+
+    def _save(self) -> None:
+        """Write the checkpoint."""
+        began = time.monotonic()
+        self.state.training, self.state.averaged = self.trainee.passes, self.average.count
+        self.state.seconds += began - self._began
+        parameters = self.trainee.parameters
+        momentum = {
+            name: self.optimizer.state[value]["momentum_buffer"]
+            for name, value in parameters.items()
+            if self.optimizer.state.get(value, {}).get("momentum_buffer") is not None
+        }
+        tensors = (
+            named("network", self.trainee.network.state_dict())
+            | named("momentum", momentum)
+            | named("average", self.average.state)
+            | named("memory", self.memory)
+        )
+        data = {"fingerprint": self.fingerprint, "state": self.state.model_dump(mode="json")}
+        checkpoint.save(self.folder / LAST, tensors, data)
+        self._began = self._saved = time.monotonic()
+        self._interval = max(self._interval, (self._saved - began) / CHECKPOINT_SHARE)
+
+    def _resumed(self) -> bool:
+        """Whether there was a checkpoint to go on from."""
+        if not (self.folder / LAST).exists():
+            return False
+        tensors, data = checkpoint.read(self.folder / LAST, self.fingerprint)
+        self.state = _State.model_validate(data["state"])
+        # The weights that are kept may be newer than the checkpoint.
+        self.state.best = Best.model_validate(checkpoint.read(self.folder / BEST, self.fingerprint).data["best"])
+        self.trainee.network.load_state_dict(under("network", tensors))
+        self.trainee.passes = self.state.training
+        momentum, parameters = under("momentum", tensors), self.trainee.parameters
+        for name, value in momentum.items():
+            parameter = parameters[name]
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
+        self.average.load(self._on_device("average", tensors), self.state.averaged)
+        self.memory = self._on_device("memory", tensors)
+        for point in self.state.points:
+            self.on_point(point)
+        return True
+
+    def _on_device(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in under(prefix, tensors).items()}
+
+    def _result(self, stopped: Stopped) -> TrainingResult:
+        state = self.state
+        return TrainingResult(
+            spec=self.spec,
+            points=tuple(state.points),
+            best=state.best,
+            best_sha256=sha256_of(self.folder / BEST),
+            steps=state.step,
+            epochs=state.step / self.per_epoch,
+            stopped=stopped,
+            training=_counted(self.trainee.passes),
+            validation=_counted(state.validation),
+            seconds=state.seconds + time.monotonic() - self._began,
+            training_samples=len(self.ids),
+            validation_samples=len(self.validation_ids),
+            parent_sha256=self.digests[0],
+            data_sha256=self.digests[1],
+            versions=versions(),
+            revision=revision(),
+            device=device_name(self.device),
+            flags=(
+                *self.spec.hardening.flags(self.start, self.memory),
+                *doubts(self.spec, state.points, state.best, stopped, self.start.num_classes),
+            ),
+        )
+
+
+def _split(spec: TrainingSpec, dataset: ImageDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids for validation and for training, both ascending; drawn by the seed."""
+    order = dataset.order(spec.seed)
+    count = spec.validation_count(len(dataset))
+    if len(dataset) - count < 2:
+        raise MismatchError(
+            f"The data set {dataset.name} has {len(dataset)} images, of which {count} are for validation: too few are left.",
+            "Add more training images.",
+        )
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
+def _fingerprint(spec: TrainingSpec, device: torch.device, *digests: str) -> str:
+    """What a checkpoint must have been made for."""
+    parts = [spec.model_dump(mode="json"), device.type, *digests]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _counted(passes: Passes) -> PassCount:
+    return PassCount(forwards=round(passes.forwards), backwards=round(passes.backwards))
+
+
+def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """The same sums in the same order each time, on a GPU too."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True
+    )
+    return flags
