@@ -5,75 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO
 
 from auditor.architecture import Architecture
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import Normalization
 from auditor.errors import MismatchError, NotFoundError
 from auditor.examples import Examples, shard_prefix
+from auditor.hardening import HARDENINGS
 from auditor.intake.upload import Upload, take_upload
+from auditor.learning.plan import training_cost
 from auditor.plan import plan
 from auditor.report.blocks import Image
 from auditor.report.html import render
 from auditor.report.pictures import picture
 from auditor.result import AuditResult
+from auditor.training_result import Point, TrainingResult
+from auditor.training_spec import TrainingSpec
 from auditor.vet import ClassifierCard
 from worker.blobs import BlobStore
 from worker.db import connect, upgrade
 from worker.job import JOBS, Job
 from worker.keeper import Keeper, living_workers
-from worker.ledger import ENDED, Ledger
+from worker.ledger import Ledger
+from worker.lineage import Lineage, Relative
 from worker.loading import architecture_of, load_dataset
 from worker.models import DatasetRow, JobRow, ModelRow, WorkerRow
 from worker.reading import read_dataset, read_model
 from worker.registry import Registry
 from worker.settings import Settings, load_settings
+from worker.views import Estimate, JobView, check_fit, view_of
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from auditor.dataset import ImageDataset
     from auditor.intake.datasets import ImageSize
-
-
-class JobView(NamedTuple):
-    """A job as its owner sees it. ``eta``: seconds to its end, None where nothing can be said. ``notice``: why it waits.
-
-    Times are seconds since 1970. ``summary`` holds the numbers of a finished job.
-    """
-
-    id: str
-    kind: str
-    title: str
-    state: str
-    share: float
-    step: str
-    created: float
-    seconds: float | None
-    eta: float | None
-    attempts: int
-    error: str
-    hint: str
-    notice: str
-    model_id: str | None
-    dataset_id: str | None
-    summary: dict[str, Any]
-
-    @property
-    def ended(self) -> bool:
-        return self.state in ENDED
-
-
-class Estimate(NamedTuple):
-    """An upper bound on an audit's cost: ``passes`` in forward passes over single images (a backward pass counts as two), and
-    ``seconds`` at the speed that the model's vetting measured, None where it has not been vetted. Samples that are fooled
-    early spare much of it.
-    """
-
-    samples: int
-    passes: float
-    seconds: float | None
 
 
 class Client:
@@ -84,6 +51,7 @@ class Client:
         self.database = connect(self.settings)
         self.ledger = Ledger(self.database)
         self.registry = Registry(self.database)
+        self.lineages = Lineage(self.database)
         self.blobs = BlobStore(self.settings.blobs)
 
     @cached_property
@@ -185,7 +153,7 @@ class Client:
         """Queue an audit; returns the job's id. Raises MismatchError when model and data cannot fit, SpecError when a corruption
         and the data cannot."""
         model_row, dataset_row = self.model(model), self.dataset(dataset)
-        _check_fit(architecture_of(model_row), dataset_row)
+        check_fit(architecture_of(model_row), dataset_row)
         for corruption in spec.corruptions:
             corruption.check(dataset_row.manifest["shape"][0])
         job = JOBS.build("audit", {"model_id": model_row.id, "dataset_id": dataset_row.id, "audit": spec})
@@ -197,17 +165,50 @@ class Client:
         total = int(self.dataset(dataset).manifest["samples"])
         samples = min(total, spec.samples or total)
         passes = sum(plan(spec, samples).values())
-        view = self.latest_vet(model_row.id)
-        card = self.card(view.id) if view is not None and view.state == "succeeded" else None
-        speed = card.forward_seconds if card is not None else None
+        speed = self._speed(model_row.id)
         return Estimate(samples, passes, None if speed is None else passes * speed)
+
+    def harden(self, model: str, dataset: str, spec: TrainingSpec, name: str = "") -> str:
+        """Queue a training of a child of this model; returns the job's id. Raises MismatchError when model and data cannot fit.
+
+        ``name``: the child's, where it is free; by default made of parent and method.
+        """
+        model_row, dataset_row = self.model(model), self.dataset(dataset)
+        check_fit(architecture_of(model_row), dataset_row)
+        values = {"model_id": model_row.id, "dataset_id": dataset_row.id, "name": name.strip(), "training": spec}
+        return self.submit(JOBS.build("harden", values), f"{spec.hardening.display_title()}: {model_row.name}")
+
+    def training_estimate(self, model: str, dataset: str, spec: TrainingSpec) -> Estimate:
+        """What a training would cost at most, but for what its method prepares."""
+        samples = int(self.dataset(dataset).manifest["samples"])
+        passes = training_cost(spec, samples)
+        speed = self._speed(self.model(model).id)
+        return Estimate(samples, passes, None if speed is None else passes * speed)
+
+    def audit_both(self, child: str, dataset: str, spec: AuditSpec) -> tuple[str, str]:
+        """Queue the same audit, on the same samples, of a trained model and of its parent; returns the ids of the parent's and
+        the child's job. One that is there already, under way or done, is taken. Raises NotFoundError for a model without parent.
+        """
+        row = self.model(child)
+        steps = self.lineages.ancestors(row.id)
+        if not steps:
+            raise NotFoundError(f"{row.name} was added, not trained here: it has no parent.", "Audit it by itself.")
+        first, second = (self._audit_once(model_id, dataset, spec) for model_id in (steps[0].parent_id, row.id))
+        return first, second
+
+    def _audit_once(self, model: str, dataset: str, spec: AuditSpec) -> str:
+        data, wanted = self.dataset(dataset).id, spec.model_dump(mode="json")
+        for job, _ in self.ledger.list(kind="audit", model_id=model):
+            if job.dataset_id == data and job.spec["audit"] == wanted and job.state not in ("failed", "cancelled"):
+                return job.id
+        return self.audit(model, dataset, spec)
 
     def vet(self, model: str, dataset: str | None = None) -> str:
         """Queue a vetting; returns the job's id. Raises MismatchError when model and data cannot fit."""
         model_row = self.model(model)
         dataset_row = self.dataset(dataset) if dataset is not None else None
         if dataset_row is not None:
-            _check_fit(architecture_of(model_row), dataset_row)
+            check_fit(architecture_of(model_row), dataset_row)
         job = JOBS.build(
             "vet", {"model_id": model_row.id, "dataset_id": dataset_row.id if dataset_row is not None else None}
         )
@@ -224,6 +225,7 @@ class Client:
             dataset_id=job.dataset_id,
             max_attempts=self.settings.max_attempts,
             time_limit=self.settings.job_seconds,
+            grace=job.grace,
         )
         self._publish(job_id, job.queue)
         return job_id
@@ -232,13 +234,13 @@ class Client:
         """The newest jobs first."""
         now, workers = self.ledger.clock(), self.workers()
         rows = self.ledger.list(kind=kind, model_id=model_id, limit=limit)
-        return [_view(row, summary, now, workers) for row, summary in rows]
+        return [view_of(row, summary, now, workers) for row, summary in rows]
 
     def job(self, key: str) -> JobView:
         """By id, or an unambiguous beginning of at least four characters. Raises NotFoundError."""
         row = self._job_row(key)
         result = self.ledger.result(row.id)
-        return _view(row, result.summary if result is not None else None, self.ledger.clock(), self.workers())
+        return view_of(row, result.summary if result is not None else None, self.ledger.clock(), self.workers())
 
     def request(self, key: str) -> Job:
         """What a job was asked to do."""
@@ -262,6 +264,39 @@ class Client:
     def card(self, key: str) -> ClassifierCard:
         """Raises NotFoundError when the job is no vetting or has no result (yet)."""
         return ClassifierCard.model_validate_json(self._content(key, "vet"))
+
+    def training_result(self, key: str) -> TrainingResult:
+        """Raises NotFoundError when the job is no hardening or has no result (yet); a cancelled one may have one."""
+        return TrainingResult.model_validate_json(self._content(key, "harden"))
+
+    def points(self, key: str, after: int = -1) -> list[tuple[int, Point]]:
+        """The points of a training's curves, by number, in order; all of them when it has its result, a thinned choice before.
+
+        ``after``: later ones only.
+        """
+        job_id = self._job_row(key).id
+        if self.ledger.result(job_id) is not None:
+            return list(enumerate(self.training_result(job_id).points))[after + 1 :]
+        return [(number, Point.model_validate(content)) for number, content in self.ledger.points(job_id, after)]
+
+    def child(self, key: str) -> ModelRow | None:
+        """The model that a hardening made; None where there is none (any more)."""
+        return self.lineages.made_by(self._job_row(key).id)
+
+    def lineage(self, model: str) -> list[Relative]:
+        """Everybody in a model's tree, from the root on, each before its children."""
+        rows = {row.id: row for row in self.models()}
+        origins = self.lineages.origins()
+        found = []
+        for model_id, depth in self.lineages.family(self.model(model).id):
+            origin, method = origins.get(model_id), ""
+            if origin is not None and (job := self.ledger.get(origin.job_id)) is not None:
+                method = HARDENINGS[job.spec["training"]["hardening"]["kind"]].display_title()
+            audits = self.ledger.list(kind="audit", model_id=model_id)
+            done = next(((job.id, summary) for job, summary in audits if job.state == "succeeded"), ("", {}))
+            parent_id, job_id = (origin.parent_id, origin.job_id) if origin is not None else ("", "")
+            found.append(Relative(rows[model_id], depth, parent_id, job_id, method, done[0], done[1] or {}))
+        return found
 
     def report(self, key: str) -> str:
         """The report of an audit, as HTML."""
@@ -300,6 +335,11 @@ class Client:
 
     # -- inside --------------------------------------------------------------------------------------------------
 
+    def _speed(self, model_id: str) -> float | None:
+        """Seconds of one forward pass over one image, as the newest vetting measured it."""
+        view = self.latest_vet(model_id)
+        return self.card(view.id).forward_seconds if view is not None and view.state == "succeeded" else None
+
     def _publish(self, job_id: str, queue: str) -> bool:
         from worker.celery import publish
 
@@ -321,58 +361,3 @@ class Client:
         if result is None:
             raise NotFoundError(f"The {noun} {row.id[:8]} has no result: it is {row.state}.", row.error or "")
         return self.blobs.path(result.content).read_bytes()
-
-
-def _view(row: JobRow, summary: dict[str, Any] | None, now: float, workers: Sequence[WorkerRow]) -> JobView:
-    seconds = None if row.started is None else (row.finished or now) - row.started
-    known = row.state == "running" and row.share > 0.01
-    return JobView(
-        id=row.id,
-        kind=row.kind,
-        title=row.title,
-        state=row.state,
-        share=row.share,
-        step=row.step,
-        created=row.created,
-        seconds=seconds,
-        eta=seconds * (1 - row.share) / row.share if known and seconds is not None else None,
-        attempts=row.attempts,
-        error=row.error or "",
-        hint=row.hint or "",
-        notice=_why_it_waits(row, workers),
-        model_id=row.model_id,
-        dataset_id=row.dataset_id,
-        summary=summary or {},
-    )
-
-
-def _why_it_waits(row: JobRow, workers: Sequence[WorkerRow]) -> str:
-    if row.state != "queued":
-        return "stopping" if row.state == "running" and row.cancel else ""
-    if not workers:
-        return "No worker is running. Start one with `auditor worker`."
-    if not any(row.queue in worker.queues for worker in workers):
-        return "No worker with a GPU is running, and the job asks for one."
-    if row.published is None:
-        return "The broker does not answer; the job is safe and will be sent again."
-    return (
-        "Waiting for a free worker."
-        if row.attempts == 0
-        else f"Its worker was lost; attempt {row.attempts + 1} follows."
-    )
-
-
-def _check_fit(architecture: Architecture, dataset: DatasetRow) -> None:
-    """The same rule as the core's, from the manifests, so that the form can say it at once."""
-    shape, classes = tuple(dataset.manifest["shape"]), int(dataset.manifest["num_classes"])
-    if shape != architecture.input_shape:
-        wanted, came = ("x".join(map(str, item)) for item in (architecture.input_shape, shape))
-        raise MismatchError(
-            f"The model takes images of {wanted} (channels, height, width), the data set {dataset.name} has {came}.",
-            "Declare the model's input size as it was trained, or add the data set resized to that size.",
-        )
-    if classes > architecture.num_classes:
-        raise MismatchError(
-            f"The data set {dataset.name} has {classes} classes, the model only {architecture.num_classes}.",
-            "Use the data set that the model was trained for.",
-        )

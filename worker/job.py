@@ -47,8 +47,8 @@ class Live:
     def checkpoint(self, number: int) -> None:
         """From here the job would go on, were it killed now: a number that grows."""
 
-    def resumed(self, number: int) -> None:
-        """The job goes on from the checkpoint of that number (0: from the start); what it told since is void."""
+    def resumed(self) -> None:
+        """The job goes on from here; all that it told before this attempt is void, and what still holds has come again."""
 
 
 class Context(NamedTuple):

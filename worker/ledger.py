@@ -44,13 +44,6 @@ class Renewal(NamedTuple):
     ended: bool
 
 
-class Measured(NamedTuple):
-    """What a job measured at one of its steps. ``keep``: it goes last when there are too many."""
-
-    content: dict[str, Any]
-    keep: bool
-
-
 class Reaped(NamedTuple):
     """What the reaper found: jobs put back into the queue, and jobs given up."""
 
@@ -84,7 +77,7 @@ class Ledger:
                 insert(JobRow).values(
                     id=job_id, kind=kind, title=title[:400], spec=spec, queue=queue, model_id=model_id, dataset_id=dataset_id,
                     state="queued", created=self.database.now(), attempts=0, max_attempts=max_attempts, time_limit=time_limit,
-                    fruitless=0, reached=0, grace=grace, fence=0, cancel=False, share=0.0, step="",
+                    fruitless=0, reached=0, resumed=0.0, grace=grace, fence=0, cancel=False, share=0.0, step="",
                 )
             )  # fmt: skip
         return job_id
@@ -104,7 +97,7 @@ class Ledger:
             .where(JobRow.id == job_id, JobRow.state == "queued", or_(JobRow.cancel.is_(False), _SAVES))
             .values(
                 state="running", owner=owner, fence=JobRow.fence + 1, lease_until=now + lease, attempts=JobRow.attempts + 1,
-                fruitless=JobRow.fruitless + 1, started=now, share=0.0, step="starting", error=None, hint=None,
+                fruitless=JobRow.fruitless + 1, started=now, share=0.0, resumed=0.0, step="starting", error=None, hint=None,
             )
             .returning(JobRow.id, JobRow.kind, JobRow.fence, JobRow.time_limit, JobRow.grace)
         )  # fmt: skip
@@ -132,41 +125,30 @@ class Ledger:
         claim: Claim,
         share: float,
         step: str,
-        points: Mapping[int, Measured] = MappingProxyType({}),
+        points: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+        *,
         forget: Sequence[int] = (),
+        resumed: bool = False,
     ) -> bool:
         """Write how far the job is, and what it measured on the way, by number; False (and nothing written) when it is no
         longer ours, or somebody asked to stop it and it does not stop by itself.
 
-        ``forget``: numbers of points to delete.
+        ``forget``: numbers of points to delete. ``resumed``: the job goes on from here, and ``points`` are all that it has.
         """
         goes_on = or_(JobRow.cancel.is_(False), JobRow.grace > 0)
+        values = {"share": share, "step": step[:200]} | ({"resumed": share} if resumed else {})
+        old = PointRow.job_id == claim.job_id
         with self.database.write() as session:
-            written = session.execute(update(JobRow).where(_ours(claim), goes_on).values(share=share, step=step[:200]))
-            if _count(written) != 1:
+            if _count(session.execute(update(JobRow).where(_ours(claim), goes_on).values(**values))) != 1:
                 return False
-            gone = [*points, *forget]
-            if gone:
-                session.execute(delete(PointRow).where(PointRow.job_id == claim.job_id, PointRow.number.in_(gone)))
+            if resumed:
+                session.execute(delete(PointRow).where(old))
+            elif points or forget:
+                session.execute(delete(PointRow).where(old, PointRow.number.in_([*points, *forget])))
             if points:
-                rows = [{"job_id": claim.job_id, "number": key} | value._asdict() for key, value in points.items()]
+                rows = [{"job_id": claim.job_id, "number": key, "content": value} for key, value in points.items()]
                 session.execute(insert(PointRow), rows)
         return True
-
-    def resumed(self, claim: Claim, number: int) -> dict[int, bool]:
-        """The job goes on after this point: later ones, of an attempt that was lost, are deleted.
-
-        Returns those that stay, by number: are they to be kept?
-        """
-        with self.database.write() as session:
-            ours = session.execute(update(JobRow).where(_ours(claim)).values(step=JobRow.step))
-            if _count(ours) != 1:
-                return {}
-            mine = PointRow.job_id == claim.job_id
-            session.execute(delete(PointRow).where(mine, PointRow.number > number))
-            return {
-                number: keep for number, keep in session.execute(select(PointRow.number, PointRow.keep).where(mine))
-            }
 
     def reached(self, claim: Claim, number: int) -> bool:
         """The job has a checkpoint to go on from. Where it came further than ever, this attempt does not count as fruitless."""

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, insert, select
 from sqlalchemy.orm import Session
 
 from worker.db import Database
-from worker.models import ModelRow, OriginRow
+from worker.models import DatasetRow, JobRow, ModelRow, OriginRow
 
 NAME_LENGTH = 200
 
@@ -58,6 +58,20 @@ class Origin(NamedTuple):
     job_id: str
 
 
+class Relative(NamedTuple):
+    """A model in its tree: how deep, from whom and how it was made (empty for one that was added), and the summary of its newest
+    finished audit.
+    """
+
+    model: ModelRow
+    depth: int
+    parent_id: str
+    job_id: str
+    method: str
+    audit_id: str
+    audit: dict[str, Any]
+
+
 class Lineage:
     """Who was trained from whom."""
 
@@ -75,6 +89,13 @@ class Lineage:
         statement = select(ModelRow).join(OriginRow, OriginRow.model_id == ModelRow.id)
         with self.database.read() as session:
             return session.scalar(statement.where(OriginRow.job_id == job_id))
+
+    def trained_on(self, model_id: str) -> list[str]:
+        """SHA-256 of the data sets on which a model, or one that it was trained from, was trained by us."""
+        jobs = [step.job_id for step in self.ancestors(model_id)]
+        of_them = select(DatasetRow.content).join(JobRow, JobRow.dataset_id == DatasetRow.id).where(JobRow.id.in_(jobs))
+        with self.database.read() as session:
+            return sorted(set(session.scalars(of_them)))
 
     def ancestors(self, model_id: str) -> list[Origin]:
         """The trainings that led to a model, its own first."""

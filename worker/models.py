@@ -60,6 +60,7 @@ class JobRow(Base):
     """One job and everything about its life; this row is the truth, the broker only carries its id.
 
     ``reached``: how far the job's own checkpoints have come, 0 without one. ``fruitless``: attempts since that last grew.
+    ``resumed``: the share that was done when this attempt began.
     ``grace``: seconds in which the job, asked to stop, ends by itself with what it has; 0 for one that is just stopped.
     """
 
@@ -83,6 +84,7 @@ class JobRow(Base):
     max_attempts: Mapped[int] = mapped_column(Integer)
     fruitless: Mapped[int] = mapped_column(Integer, server_default="0")
     reached: Mapped[int] = mapped_column(Integer, server_default="0")
+    resumed: Mapped[float] = mapped_column(Float(53), server_default="0")
     grace: Mapped[float] = mapped_column(Float(53), server_default="0")
     owner: Mapped[str | None] = mapped_column(String(100))
     fence: Mapped[int] = mapped_column(BigInteger)
@@ -116,13 +118,12 @@ class ResultFileRow(Base):
 
 
 class PointRow(Base):
-    """What a running job measured at one of its steps, for its live curves. ``keep``: it goes last when there are too many."""
+    """What a job measured on its way, for its live curves; ``number`` counts."""
 
     __tablename__ = "point"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
-    keep: Mapped[bool] = mapped_column(Boolean)
     content: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from worker.job import Live
-from worker.ledger import Claim, Ledger, Measured
+from worker.ledger import Claim, Ledger
 
 PROGRESS_SECONDS = 0.5
 """The row is written and looked at no oftener: a training makes hundreds of steps in that time."""
@@ -32,7 +32,8 @@ class Watch(Live):
         self._looked = self._written = 0.0
         self._wish = ""
         self._deadline = time.monotonic() + max(claim.time_limit - claim.grace, claim.time_limit / 2)
-        self._points: dict[int, Measured] = {}
+        self._points: dict[int, dict[str, Any]] = {}
+        self._resumed = False
         self._kept: dict[int, bool] = {}
 
     def on_progress(self, share: float, step: str) -> None:
@@ -40,10 +41,10 @@ class Watch(Live):
             return
         self._written = time.monotonic()
         self._look()
-        written = self._ledger.progress(self._claim, share, step, self._points, self._thinned())
-        if not written:
+        gone = self._thinned()
+        if not self._ledger.progress(self._claim, share, step, self._points, forget=gone, resumed=self._resumed):
             raise Stopped
-        self._points = {}
+        self._points, self._resumed = {}, False
 
     def stop(self) -> str:
         if self._claim.grace and time.monotonic() - self._looked >= PROGRESS_SECONDS:
@@ -51,15 +52,14 @@ class Watch(Live):
         return self._wish
 
     def point(self, number: int, content: dict[str, Any], *, keep: bool) -> None:
-        self._points[number] = Measured(content, keep)
+        self._points[number] = content
         self._kept[number] = keep
 
     def checkpoint(self, number: int) -> None:
         self._ledger.reached(self._claim, number)
 
-    def resumed(self, number: int) -> None:
-        self._kept = self._ledger.resumed(self._claim, number)
-        self._points = {}
+    def resumed(self) -> None:
+        self._resumed = True
 
     def _look(self) -> None:
         self._looked = time.monotonic()

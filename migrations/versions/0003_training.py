@@ -27,18 +27,18 @@ def upgrade() -> None:
         "point",
         sa.Column("job_id", sa.String(32), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("keep", sa.Boolean(), nullable=False),
         sa.Column("content", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_point_job_id_job"),
         sa.PrimaryKeyConstraint("job_id", "number", name="pk_point"),
     )
     op.add_column("job", sa.Column("fruitless", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("job", sa.Column("reached", sa.Integer(), nullable=False, server_default="0"))
+    op.add_column("job", sa.Column("resumed", sa.Float(precision=53), nullable=False, server_default="0"))
     op.add_column("job", sa.Column("grace", sa.Float(precision=53), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
-    for column in ("grace", "reached", "fruitless"):
+    for column in ("grace", "resumed", "reached", "fruitless"):
         op.drop_column("job", column)
     op.drop_table("point")
     op.drop_table("origin")

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from tests.worker.rows import new_job
 from worker.db import Database
-from worker.ledger import Claim, Ledger, Measured
+from worker.ledger import Claim, Ledger
 from worker.models import JobRow
 
 
@@ -222,7 +222,7 @@ def test_a_job_released_after_somebody_cancelled_it_is_cancelled(ledger: Ledger)
 def test_a_job_that_stops_gently_may_write_on_until_it_does(ledger: Ledger) -> None:
     job, claim = with_checkpoint(ledger)
     assert ledger.request_cancel(job)
-    assert ledger.progress(claim, 0.5, "stopping", {7: Measured({"loss": 1.0}, keep=False)})
+    assert ledger.progress(claim, 0.5, "stopping", {7: {"loss": 1.0}})
     assert ledger.succeed(claim, "a" * 64, {}, state="cancelled", message="why", hint="so")
     row = ledger.get(job)
     assert row is not None
@@ -270,21 +270,24 @@ def test_a_crash_loop_while_saving_ends(ledger: Ledger) -> None:
     assert state(ledger, job) == ("cancelled", 4), "the first, which reached something, and three that did not"
 
 
-def test_points_are_the_owners_to_write_and_those_after_the_checkpoint_go(ledger: Ledger) -> None:
+def test_points_are_the_owners_to_write_and_a_resumed_job_begins_with_those_it_has(ledger: Ledger) -> None:
     job = new_job(ledger)
     zombie = claimed(ledger, job)
-    measured = {number: Measured({"step": number}, keep=number % 2 == 0) for number in range(5)}
+    measured = {number: {"step": number} for number in range(5)}
     assert ledger.progress(zombie, 0.1, "on", measured)
-    assert ledger.progress(zombie, 0.1, "on", {3: Measured({"step": "again"}, keep=True)}, forget=[1])
+    assert ledger.progress(zombie, 0.1, "on", {3: {"step": "again"}}, forget=[1])
     expire(ledger, job)
     ledger.reap()
     second = claimed(ledger, job)
-    assert not ledger.progress(zombie, 0.9, "on", {9: Measured({}, keep=True)})
-    assert ledger.resumed(zombie, 0) == {}
+    assert not ledger.progress(zombie, 0.9, "on", {9: {}})
     assert [number for number, _ in ledger.points(job)] == [0, 2, 3, 4]
-    assert ledger.resumed(second, 3) == {0: True, 2: True, 3: True}
-    assert ledger.points(job, after=2) == [(3, {"step": "again"})]
-    assert ledger.points(job, after=3) == []
+    assert ledger.points(job, after=2) == [(3, {"step": "again"}), (4, {"step": 4})]
+    assert not ledger.progress(zombie, 0.0, "on", {}, resumed=True)
+    assert ledger.progress(second, 0.25, "on", {0: {"step": 0}, 1: {"step": 1}}, resumed=True)
+    assert [number for number, _ in ledger.points(job)] == [0, 1]
+    row = ledger.get(job)
+    assert row is not None
+    assert row.resumed == 0.25
 
 
 def test_which_jobs_have_ended_is_told_also_of_those_that_never_were(ledger: Ledger) -> None:
