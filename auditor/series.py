@@ -14,4 +14,5 @@ def split(value: Any) -> Any:
 
 Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(split)]
 Multiples = Annotated[tuple[Annotated[float, Field(gt=0, le=100)], ...], BeforeValidator(split)]
+Weights = Annotated[tuple[Annotated[float, Field(ge=0, le=1e6)], ...], BeforeValidator(split)]
 Names = Annotated[tuple[str, ...], BeforeValidator(split)]

@@ -33,8 +33,9 @@ from auditor.learning.doubts import doubts
 from auditor.learning.passes import Passes
 from auditor.learning.schedule import factor
 from auditor.learning.scratch import draw_anew
+from auditor.learning.sensitive import Sensitivities, sensitivities
 from auditor.learning.trainee import Trainee, before
-from auditor.learning.validation import Sensitivities, Validation, sensitivities, step_size, validate
+from auditor.learning.validation import Validation, step_size, validate
 from auditor.progress import OnProgress, no_progress
 from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
@@ -264,7 +265,8 @@ class _Training:
 
     def _score(self, best: Best) -> tuple[int, ...]:
         """By what weights are chosen: the larger one wins, the earlier one of equals."""
-        assert best.clean is not None and best.robust is not None  # noqa: PT018 (no test)
+        assert best.clean is not None
+        assert best.robust is not None
         scores = {
             "robust": (best.robust.hits, best.clean.hits),
             "clean": (best.clean.hits, best.robust.hits),

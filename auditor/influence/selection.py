@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -56,15 +56,26 @@ def route_frequency(
     subject: Subject, *, width: float, mode: Mode, on_progress: OnProgress = no_progress
 ) -> RouteFrequency:
     """Over the clean images of the pairs, each with its true label."""
-    finder = RouteFinder(subject.classifier, mode=mode)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        seen = 0
+        for pair in subject.pairs:
+            yield pair.x.to(subject.classifier.dtype), pair.labels
+            seen += len(pair.sample)
+            on_progress(seen / len(subject.pairs), "critical attacking routes")
+
+    return frequency_over(RouteFinder(subject.classifier, mode=mode), batches(), width=width)
+
+
+def frequency_over(finder: RouteFinder, batches: Iterable[tuple[Tensor, Tensor]], *, width: float) -> RouteFrequency:
+    """Over images (B, C, H, W) with their labels (B,), batch by batch."""
     counts: list[Tensor] = []
     images = 0
-    for pair in subject.pairs:
-        found = finder(pair.x.to(subject.classifier.dtype), pair.labels, width=width)
+    for x, labels in batches:
+        found = finder(x, labels, width=width)
         members = [member.sum(0, dtype=torch.float64).cpu() for member in found.members]
         counts = [a + b for a, b in zip(counts, members, strict=True)] if counts else members
-        images += len(pair.sample)
-        on_progress(images / len(subject.pairs), "critical attacking routes")
+        images += len(x)
     return RouteFrequency(finder.layers, tuple((count / images).numpy() for count in counts), images)
 
 

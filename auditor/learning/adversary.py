@@ -75,3 +75,13 @@ class Adversarial(Hardening):
             steps=self.steps,
             step_size=self.step_size,
         )
+
+
+class NearStart(Adversarial):
+    """Trainings whose attack begins right beside the image: where it ascends a distance from it, the gradient there is zero."""
+
+    step_size: float = Field(0.25, gt=0, le=10, description="Length of one step, as a fraction of epsilon.")
+    random_start: bool = Field(True, description="Start from the image with a little Gaussian noise (deviation 0.001).")
+
+    def start(self, step: TrainingStep) -> Tensor:
+        return step.x + 0.001 * step.random("start").normal(step.x) if self.random_start else step.x

@@ -34,7 +34,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> 
     # Copies, since two names may stand for one tensor.
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     with replacing(path) as temporary:
-        save_file(copies, temporary, {"format": "pt", "data": json.dumps(data)})
+        # One entry alone: the file's format leaves the order of several to chance, and the same training gives the same bytes.
+        save_file(copies, temporary, {"data": json.dumps(data)})
 
 
 def read(path: Path, fingerprint: str) -> Saved:

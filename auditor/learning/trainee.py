@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from auditor.neurons import LayerKind, watch
 
 Precision = Literal["float32", "bf16"]
 BatchNorm = Literal["learn", "fixed"]
+Fact = TypeVar("Fact")
 
 
 class Features(NamedTuple):
@@ -48,6 +49,7 @@ class Trainee:
         self.precision = precision
         self.passes = Passes()
         self._still: list[nn.Module] = []
+        self._facts: dict[str, Any] = {}
         for name, module in network.named_modules():
             if name in frozen:
                 for value in module.parameters(recurse=False):
@@ -68,6 +70,13 @@ class Trainee:
         """Images that went through."""
         self.passes = self.passes.plus(forwards, backwards)
 
+    def fact(self, name: str, find: Callable[[Classifier], Fact]) -> Fact:
+        """Something about the network that training does not change, found out once."""
+        if name not in self._facts:
+            self._facts[name] = find(self.classifier)
+        found: Fact = self._facts[name]
+        return found
+
     @contextmanager
     def learning(self) -> Iterator[None]:
         """While inside, normalisations use the statistics of the batch and dropout drops."""
@@ -85,7 +94,7 @@ class Trainee:
             return self.classifier(x)
         with torch.autocast(x.device.type, torch.bfloat16):
             logits: Tensor = self.classifier(x)
-        return logits.float()
+        return full(logits)
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits from which a loss is made, so that they count as a forward and a backward pass."""
@@ -100,8 +109,9 @@ class Trainee:
         def keep(name: str, kind: LayerKind, type_name: str, output: Tensor) -> Tensor | None:
             if name not in layers:
                 return None
-            outputs[name] = output
-            return output.clone()  # the next layer may work in place
+            # A layer that is kept, with nothing before it that learns, has no graph of its own.
+            outputs[name] = output if output.requires_grad else output.detach().requires_grad_()
+            return outputs[name].clone()  # the next layer may work in place
 
         with watch(self.network, keep):
             logits = self.logits(x)
@@ -115,6 +125,11 @@ class Trainee:
         if state is not None:
             network.load_state_dict(state)
         return self.classifier.with_network(network)
+
+
+def full(values: Tensor) -> Tensor:
+    """The values in float32 where autocast made them shorter, so that a sum over them keeps its digits."""
+    return values.float() if values.dtype == torch.bfloat16 else values
 
 
 def before(classifier: Classifier, layer: str) -> tuple[str, ...]:

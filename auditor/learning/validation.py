@@ -13,11 +13,9 @@ from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.evaluation import clean_pass, run_attack
-from auditor.harness.outcome import Finished
 from auditor.learning.passes import Passes
 from auditor.metrics import Rate
 from auditor.progress import OnProgress, no_progress, part_of
-from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
 from auditor.threat import ThreatModel
 
 
@@ -26,13 +24,6 @@ class Validation(NamedTuple):
 
     clean: Rate
     robust: Rate
-    passes: Passes
-
-
-class Sensitivities(NamedTuple):
-    """Every layer's sensitivity to the attack, in the order of execution. What it cost."""
-
-    layers: list[LayerSensitivity]
     passes: Passes
 
 
@@ -59,33 +50,6 @@ def validate(
     passes = Passes(len(ids) + int(outcome.forwards.sum()), int(outcome.backwards.sum()))
     standing = int((~outcome.fooled).sum())
     return Validation(Rate.count(len(correct), len(ids)), Rate.count(standing, len(ids)), passes)
-
-
-def sensitivities(
-    classifier: Classifier,
-    dataset: ImageDataset,
-    ids: NDArray[np.int64],
-    threat: ThreatModel,
-    *,
-    steps: int,
-    step_size: float,
-    seed: int,
-    batch_size: int,
-    on_progress: OnProgress = no_progress,
-) -> Sensitivities:
-    """Of clean images and their twins by PGD, all steps on every image (Zhang et al. 2020, arXiv 1909.06978, eq. 1)."""
-    meter = SensitivityMeter(classifier)
-
-    def add(finished: Finished) -> None:
-        meter.add(finished.x, finished.x_adv)
-
-    outcome = run_attack(
-        classifier, ATTACKS.build("pgd", {"steps": steps, "step_size": step_size}), threat, dataset, ids,
-        Misclassification(torch.from_numpy(dataset.labels[ids]).to(classifier.device)),
-        seed=seed, batch_size=batch_size, early_stop=False, on_finished=add, on_progress=on_progress,
-    )  # fmt: skip
-    passes = Passes(int(outcome.forwards.sum()) + 2 * len(ids), int(outcome.backwards.sum()))
-    return Sensitivities(meter.layers(), passes)
 
 
 def step_size(steps: int) -> float:
