@@ -1,14 +1,14 @@
-"""The shipped sample as the product's first content: a data set, two models, and an audit of each."""
+"""The shipped sample as the product's first content: test and training images, two models, and an audit of each."""
 
 from __future__ import annotations
 
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import NORMALIZATIONS
 from auditor.errors import NotFoundError
-from auditor.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, IMAGES, WEIGHTS
+from auditor.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, IMAGES, TRAINING_IMAGES, WEIGHTS
 from worker.client import Client
 
-DATASET = "Fashion-MNIST sample"
+DATASET, TRAINING = "Fashion-MNIST sample", "Fashion-MNIST training sample"
 MODELS = {"plain": "Fashion plain", "robust": "Fashion robust"}
 
 SPEC = AuditSpec.load(
@@ -22,12 +22,13 @@ SPEC = AuditSpec.load(
 
 
 def seed(client: Client) -> None:
-    """Add the sample's data set and models where they are missing; twice is harmless."""
-    try:
-        client.dataset(DATASET)
-    except NotFoundError:
-        with IMAGES.open("rb") as file:
-            client.add_dataset(file, IMAGES.name, name=DATASET)
+    """Add the sample's data sets and models where they are missing; twice is harmless."""
+    for name, path in ((TRAINING, TRAINING_IMAGES), (DATASET, IMAGES)):
+        try:
+            client.dataset(name)
+        except NotFoundError:
+            with path.open("rb") as file:
+                client.add_dataset(file, path.name, name=name)
     for key, name in MODELS.items():
         try:
             client.model(name)

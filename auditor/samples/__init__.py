@@ -1,4 +1,5 @@
-"""The shipped sample: 2,000 test images of Fashion-MNIST (MIT licence) and two small networks of ours, plain and robust."""
+"""The shipped sample: 2,000 test images and 6,000 training images of Fashion-MNIST (MIT licence), and two small networks of ours,
+plain and robust."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from auditor.architecture import ARCHITECTURES, Architecture
 
 FOLDER = Path(__file__).resolve().parent
 IMAGES = FOLDER / "fashion-mnist-test.npz"
+TRAINING_IMAGES = FOLDER / "fashion-mnist-train.npz"
 WEIGHTS = {"plain": FOLDER / "fashion-plain.safetensors", "robust": FOLDER / "fashion-robust.safetensors"}
 
-SAMPLES = 2000
+SAMPLES, TRAINING_SAMPLES = 2000, 6000
 EPSILON = 0.1
 """The L∞ budget for which the robust network was trained."""
 

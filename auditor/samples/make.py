@@ -1,4 +1,4 @@
-"""Makes the shipped sample anew: a part of Fashion-MNIST's test images, and two small networks trained on its training images.
+"""Makes the shipped sample anew: parts of Fashion-MNIST's images, and two small networks trained on all its training images.
 
     python -m auditor.samples.make --train TRAIN --test TEST --out FOLDER
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from auditor.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, SAMPLES
+from auditor.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, SAMPLES, TRAINING_SAMPLES
 
 SEED = 0
 BATCH = 128
@@ -27,7 +27,7 @@ Split = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def main() -> None:
-    """Read the command line, write the three files."""
+    """Read the command line, write the four files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path)
     parser.add_argument("--test", type=Path)
@@ -40,7 +40,8 @@ def main() -> None:
         parser.error("give --train and --test, or --root")
     train, test = read(arguments.root, arguments.train, arguments.test)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    write_images(*test, arguments.out / "fashion-mnist-test.npz")
+    write_images(*test, SAMPLES, arguments.out / "fashion-mnist-test.npz")
+    write_images(*train, TRAINING_SAMPLES, arguments.out / "fashion-mnist-train.npz")
     for name, epochs, steps in (("plain", arguments.epochs, 0), ("robust", arguments.robust_epochs, 7)):
         network = fit(*train, epochs=epochs, steps=steps)
         save(network, arguments.out / f"fashion-{name}.safetensors")
@@ -65,10 +66,9 @@ def read(root: Path | None, train: Path | None, test: Path | None) -> tuple[Spli
     return parts[0], parts[1]
 
 
-def write_images(images: NDArray[np.uint8], labels: NDArray[np.int64], path: Path) -> None:
-    """The first SAMPLES test images, with their class names."""
-    names = np.array(CLASS_NAMES)
-    np.savez_compressed(path, images=images[:SAMPLES], labels=labels[:SAMPLES], class_names=names)
+def write_images(images: NDArray[np.uint8], labels: NDArray[np.int64], count: int, path: Path) -> None:
+    """The first images, with their class names."""
+    np.savez_compressed(path, images=images[:count], labels=labels[:count], class_names=np.array(CLASS_NAMES))
 
 
 def fit(images: NDArray[np.uint8], labels: NDArray[np.int64], *, epochs: int, steps: int) -> nn.Module:
