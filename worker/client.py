@@ -118,6 +118,11 @@ class Client:
     def datasets(self) -> Sequence[DatasetRow]:
         return self.registry.datasets()
 
+    def fitting(self, model: str) -> list[DatasetRow]:
+        """The data sets whose images a model takes."""
+        shape = architecture_of(self.model(model)).input_shape
+        return [row for row in self.datasets() if tuple(row.manifest["shape"]) == shape]
+
     def model(self, key: str) -> ModelRow:
         return self.registry.model(key)
 
@@ -195,6 +200,20 @@ class Client:
             raise NotFoundError(f"{row.name} was added, not trained here: it has no parent.", "Audit it by itself.")
         first, second = (self._audit_once(model_id, dataset, spec) for model_id in (steps[0].parent_id, row.id))
         return first, second
+
+    def paired_audits(self, child: str) -> tuple[JobView, JobView] | None:
+        """The newest audits of a model's parent and of itself that ask for the same, under way or done; None without such."""
+        row = self.model(child)
+        steps = self.lineages.ancestors(row.id)
+        if not steps:
+            return None
+        theirs, mine = (self.ledger.list(kind="audit", model_id=model_id) for model_id in (steps[0].parent_id, row.id))
+        for one, _ in mine:
+            for other, _ in theirs:
+                alike = (one.dataset_id, one.spec["audit"]) == (other.dataset_id, other.spec["audit"])
+                if alike and not {one.state, other.state} & {"failed", "cancelled"}:
+                    return self.job(other.id), self.job(one.id)
+        return None
 
     def _audit_once(self, model: str, dataset: str, spec: AuditSpec) -> str:
         data, wanted = self.dataset(dataset).id, spec.model_dump(mode="json")

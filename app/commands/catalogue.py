@@ -51,4 +51,12 @@ def _default(field: Any) -> str:
     if field.is_required():
         return "..."
     value = field.get_default(call_default_factory=True)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        return "+".join(map(_shown, value))
+    return "empty" if value is None else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -39,7 +39,7 @@ def run(
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
 ) -> None:
-    """Queue a training that makes a more robust child of a model, and follow it. Ctrl+C leaves it running."""
+    """Queue a training that makes a child of a model, and follow it. Where no worker is running, one is started for the time."""
     from app.processes import worker_if_none
     from worker.client import Client
 

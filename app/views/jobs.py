@@ -43,6 +43,8 @@ def card(job: JobView, *, opened: bool) -> None:
             buttons[0].page_link(
                 "views/models.py", label="Open the model's card", query_params={"model": str(job.model_id)}
             )
+        if job.kind == "harden":
+            buttons[1].page_link("views/harden.py", label="Open the training", query_params={"job": job.id})
         if opened:
             st.caption(f"attempts: {job.attempts}, time so far: {duration(job.seconds)}")
 
