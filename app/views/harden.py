@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from app import forms, lineage, render
-from app.commands.show import duration
+from app.commands.show import duration, when
 from app.state import client, parameter
 from app.text import plain
 from auditor.audit_spec import AuditSpec
@@ -16,8 +16,7 @@ from auditor.training_spec import TrainingSpec
 from worker.models import ModelRow
 from worker.views import JobView
 
-FIRST = ("epochs", "learning_rate", "batch_size")
-"""Settings of the training that stand before the others."""
+FIRST = ("epochs", "learning_rate", "batch_size")  # settings that stand before the others
 
 
 def choose(label: str, rows: list[Any], name: str, help: str) -> str | None:
@@ -78,8 +77,9 @@ def add() -> None:
         if model and dataset:
             show_cost(model, dataset, wanted)
         if st.button("Queue the training", type="primary", key="harden-queue", disabled=not (model and dataset)):
-            st.query_params["job"] = client().harden(str(model), str(dataset), wanted, name)
-            st.session_state.pop("harden-job", None)
+            job_id = client().harden(str(model), str(dataset), wanted, name)
+            st.session_state["harden-job"] = job_id  # the box below comes later in the script
+            st.query_params.from_dict({"job": job_id})
             st.rerun()
     except AuditorError as error:
         st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
@@ -88,15 +88,21 @@ def add() -> None:
 def pick(jobs: list[JobView]) -> JobView | None:
     """Which training to show; its id stands in the page's address."""
     ids = {job.id: job for job in jobs}
-    titles = {job.id: f"{job.title} · {job.id[:8]} · {job.state}" for job in jobs}
+    titles = {job.id: f"{job.title} · {when(job.created)} · {job.id[:8]}" for job in jobs}
     current = parameter("job")
     matches = [job_id for job_id in ids if len(current) >= 4 and job_id.startswith(current)]
     if current and len(matches) != 1:
         st.warning(f"There is no training {plain(current)}. Choose one of these.")
-    index = list(ids).index(matches[0]) if len(matches) == 1 else None
+    if "harden-job" not in st.session_state and len(matches) == 1:
+        st.session_state["harden-job"] = matches[0]
     chosen = st.selectbox(
-        "Training", list(ids), index=index, format_func=titles.__getitem__, key="harden-job", placeholder="Choose a training"
-    )  # fmt: skip
+        "Training",
+        list(ids),
+        index=None,
+        format_func=titles.__getitem__,
+        key="harden-job",
+        placeholder="Choose a training",
+    )
     if chosen:
         st.query_params["job"] = chosen
     return ids.get(str(chosen))

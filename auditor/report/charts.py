@@ -263,13 +263,14 @@ def curves(rows: Rows, options: dict[str, Any]) -> AnyChart:
     """A value against another, one line per series, with a band where there is an interval; rows hold x, series, value, and
     low, high where known.
 
-    Options: ``x`` and ``y`` title the axes; ``format`` is that of the values.
+    Options: ``x`` and ``y`` title the axes; ``format`` is that of the values; ``domain`` is the range of x, where it is known.
     """
     names = list(dict.fromkeys(row["series"] for row in rows))
     number = options.get("format", ".3g")
     axis = alt.Axis(format=number) if "%" in number else alt.Axis()
+    across = alt.Scale(domain=options["domain"]) if "domain" in options else alt.Scale(zero=False, nice=False)
     base = alt.Chart(alt.Data(values=[row for row in rows if row["value"] is not None])).encode(
-        x=alt.X("x:Q", title=options["x"], axis=alt.Axis(tickMinStep=1), scale=alt.Scale(zero=False, nice=False)),
+        x=alt.X("x:Q", title=options["x"], axis=alt.Axis(tickMinStep=1), scale=across),
         color=alt.Color(
             "series:N", title=None, sort=names, scale=alt.Scale(domain=names, range=SERIES_COLOURS[: len(names)]),
             legend=alt.Legend(symbolOpacity=1, labelLimit=260),

@@ -16,44 +16,49 @@ EPOCHS = "epochs done"
 
 def curves(points: Sequence[Point], spec: TrainingSpec) -> tuple[Figure, ...]:
     """Validation accuracy, loss and sensitivity of the layers against the epochs; a figure without any point is left out."""
-    accuracy = [
-        {"x": point.epoch, "series": name, "value": rate.value, "low": rate.low, "high": rate.high}
-        for point in points
-        for name, rate in (("clean", point.clean), (f"under PGD, {spec.threat}", point.robust))
-        if rate is not None
-    ]
-    loss = [
-        {"x": point.epoch, "series": name.replace("_", " "), "value": value, "low": None, "high": None}
-        for point in points
-        for name, value in point.terms.items()
-    ]
-    sensitivity = [
-        {"x": point.epoch, "series": layer, "value": value, "low": None, "high": None}
-        for point in points
-        for layer, value in point.sensitivity.items()
-    ]
-    return tuple(
-        _figure(title, rows, y, format, reading)
-        for title, rows, y, format, reading in (
-            (
-                "Validation accuracy", accuracy, "accuracy on validation images", ".0%",
-                "Share of the images kept back from training that are classified correctly, and that stay so under PGD with "
-                f"{spec.validation_steps} steps; higher is better. Bands: 95 % Wilson intervals. Weak attacks flatter: audit the "
-                "child before you quote a number.",
+    found = (
+        Figure(
+            chart="curves",
+            title="Validation accuracy",
+            rows=tuple(
+                {"x": point.epoch, "series": name, "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
+                for point in points
+                for name, rate in (("clean", point.clean), (f"under PGD, {spec.threat}", point.robust))
+                if rate is not None
             ),
-            (
-                "Loss", loss, "loss (mean since the point before)", ".3g",
-                "What the training descends, and the parts that it is made of before they are weighted; lower is better. A rise "
-                "that does not end is a sign of too high a learning rate.",
+            options={"x": EPOCHS, "y": "accuracy", "format": ".0%"},
+            reading="Share of the images kept back from training that are classified correctly, and that stay so under PGD with "
+            f"{spec.validation_steps} steps; higher is better. Bands: 95 % Wilson intervals. So weak an attack flatters: audit "
+            "the child before you quote a number.",
+        ),
+        Figure(
+            chart="curves",
+            title="Loss",
+            rows=tuple(
+                {"x": point.epoch, "series": name.replace("_", " "), "value": value, "low": None, "high": None}
+                for point in points
+                for name, value in point.terms.items()
             ),
-            (
-                "Sensitivity of layers", sensitivity, "mean neuron sensitivity", ".3g",
-                "How far the neurons of a layer move under the attack (Zhang et al. 2020, eq. 1), on validation images; lower is "
-                "stiller. Layers have scales of their own: read each line by itself.",
+            options={"x": EPOCHS, "y": "loss", "format": ".3g"},
+            reading="What the training descends, as a mean since the point before, and the parts that it is made of, before they "
+            "are weighted; lower is better. A rise that does not end is a sign of too high a learning rate.",
+        ),
+        Figure(
+            chart="curves",
+            title="Sensitivity of layers",
+            rows=tuple(
+                {"x": point.epoch, "series": layer, "value": value, "low": None, "high": None}
+                for point in points
+                for layer, value in point.sensitivity.items()
             ),
-        )
-        if rows
-    )  # fmt: skip
+            options={"x": EPOCHS, "y": "sensitivity", "format": ".3g"},
+            reading="How far the neurons of a layer move under that attack (mean over the layer; Zhang et al. 2020, eq. 1), on "
+            "validation images; lower is stiller. Layers have scales of their own: follow each line by itself.",
+        ),
+    )
+    last = max((point.epoch for point in points), default=0)
+    whole = {"height": 260, "domain": [0, max(spec.steps(1000) / 1000, last)]}
+    return tuple(figure.model_copy(update={"options": figure.options | whole}) for figure in found if figure.rows)
 
 
 def outcome(result: TrainingResult) -> tuple[AnyBlock, ...]:
@@ -72,17 +77,34 @@ def outcome(result: TrainingResult) -> tuple[AnyBlock, ...]:
             Text(text=" ".join(filter(None, (flag.message, flag.evidence, flag.remedy))), tone=TONES[flag.severity])
             for flag in result.flags
         ),
+        *_before_and_after(result),
         _cost(result),
     )
 
 
-def _figure(title: str, rows: list[dict[str, Any]], y: str, format: str, reading: str) -> Figure:
-    options = {"x": EPOCHS, "y": y, "format": format, "height": 260}
-    return Figure(chart="curves", title=title, rows=tuple(rows), options=options, reading=reading)
-
-
 def _accuracy(title: str, rate: Rate | None) -> Measure:
     return rate.measure(title, higher_is_better=True) if rate is not None else Measure(title=title, value=None)
+
+
+def _before_and_after(result: TrainingResult) -> tuple[Table, ...]:
+    """The validation at the start beside that of the kept weights."""
+    first, best = result.points[0] if result.points else None, result.best
+    if first is None or first.clean is None or best.clean is None:
+        return ()
+    rows = (
+        {"what": "clean accuracy", "start": str(first.clean), "kept": str(best.clean)},
+        {"what": f"under PGD, {result.spec.threat}", "start": str(first.robust), "kept": str(best.robust)},
+    )
+    columns = (
+        Column(key="what", title="On the same validation images"),
+        Column(key="start", title="Start [95 %]"),
+        Column(key="kept", title="Kept weights [95 %]"),
+    )
+    caption = (
+        f"n = {best.clean.n}, PGD with {result.spec.validation_steps} steps. The kept weights were chosen on these images, which "
+        "flatters them a little; the audit of parent and child is the fair comparison."
+    )
+    return (Table(columns=columns, rows=rows, caption=caption),)
 
 
 def _cost(result: TrainingResult) -> Table:
