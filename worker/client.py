@@ -368,7 +368,7 @@ class Client:
         rows = self.ledger.find(key)
         if len(rows) != 1:
             problem = f"There is no job {key!r}." if not rows else f"{key!r} fits {len(rows)} jobs."
-            raise NotFoundError(problem, "List the audits with `auditor audit list`.")
+            raise NotFoundError(problem, "List them with `auditor audit list` or `auditor harden list`.")
         return rows[0]
 
     def _content(self, key: str, kind: str) -> bytes:

@@ -1,5 +1,6 @@
 """Harden: train a more robust child of a model, watch it, and set it beside its parent."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -11,6 +12,7 @@ from app.text import plain
 from auditor.audit_spec import AuditSpec
 from auditor.errors import AuditorError
 from auditor.hardening import HARDENINGS
+from auditor.report.blocks import AnyBlock
 from auditor.report.training import curves, outcome
 from auditor.training_spec import TrainingSpec
 from worker.models import ModelRow
@@ -123,14 +125,13 @@ def live(job_id: str) -> None:
     if job.notice:
         st.caption(plain(job.notice))
     points = [point for _, point in client().points(job_id)]
-    show_curves(job_id, points)
-
-
-def show_curves(job_id: str, points: list[Any]) -> None:
-    """The curves of a training."""
     request: Any = client().request(job_id)
-    for index, figure in enumerate(curves(points, request.training)):
-        render.draw_block(figure, f"harden-curve-{index}", None, ())
+    draw(curves(points, request.training, ended=False), "harden-curve")
+
+
+def draw(blocks: Sequence[AnyBlock], key: str) -> None:
+    for index, block in enumerate(blocks):
+        render.draw_block(block, f"{key}-{index}", None, ())
 
 
 def ended(job: JobView) -> None:
@@ -150,11 +151,10 @@ def ended(job: JobView) -> None:
         st.info("Its model was removed.")
     else:
         st.info("No epoch was done, so no weights are kept.")
-    for index, block in enumerate(outcome(result)):
-        render.draw_block(block, f"harden-outcome-{index}", None, ())
+    draw(outcome(result), "harden-outcome")
     if child is not None:
         both(job, child)
-    show_curves(job.id, list(result.points))
+    draw(curves(result.points, result.spec, ended=True), "harden-curve")
     with st.expander("The whole specification"):
         st.json(result.spec.model_dump(mode="json"), expanded=False)
 

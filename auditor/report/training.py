@@ -14,8 +14,11 @@ TONES: dict[str, Literal["note", "warning", "bad"]] = {"info": "note", "warning"
 EPOCHS = "epochs done"
 
 
-def curves(points: Sequence[Point], spec: TrainingSpec) -> tuple[Figure, ...]:
-    """Validation accuracy, loss and sensitivity of the layers against the epochs; a figure without any point is left out."""
+def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple[Figure, ...]:
+    """Validation accuracy, loss and sensitivity of the layers against the epochs; a figure without any point is left out.
+
+    Those of a training that has not ``ended`` leave room for its remaining epochs.
+    """
     found = (
         Figure(
             chart="curves",
@@ -57,8 +60,8 @@ def curves(points: Sequence[Point], spec: TrainingSpec) -> tuple[Figure, ...]:
         ),
     )
     last = max((point.epoch for point in points), default=0)
-    whole = {"height": 260, "domain": [0, max(spec.steps(1000) / 1000, last)]}
-    return tuple(figure.model_copy(update={"options": figure.options | whole}) for figure in found if figure.rows)
+    shared = {"height": 260, "domain": [0, last if ended else max(spec.steps(1000) / 1000, last)]}
+    return tuple(figure.model_copy(update={"options": figure.options | shared}) for figure in found if figure.rows)
 
 
 def outcome(result: TrainingResult) -> tuple[AnyBlock, ...]:
