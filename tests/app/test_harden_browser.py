@@ -46,7 +46,7 @@ def curves(page: Page) -> bytes:
 def test_from_the_form_to_the_comparison(site: Site, page: Page) -> None:
     client = Client(site.settings)
     seed(client)
-    job = queue(page, site, 3, "whole")
+    job = queue(page, site, 2, "whole")
     expect(page.get_by_role("heading", name="Validation accuracy")).to_be_visible(timeout=120_000)
     before, limit = curves(page), time.monotonic() + 60
     while curves(page) == before:
@@ -75,7 +75,7 @@ def test_from_the_form_to_the_comparison(site: Site, page: Page) -> None:
     expect(page.get_by_role("heading", name="Lineage")).to_be_visible(timeout=60_000)
     for name in (MODELS["plain"], "whole", "cut short"):
         expect(page.get_by_test_id("stMarkdown").get_by_text(name).last).to_be_visible()
-    type_in(page, "Samples", "100")
+    type_in(page, "Samples", "40")
     page.get_by_role("button", name="Audit parent and child").click()
     compare = page.get_by_text("Compare parent and child")
     expect(compare).to_be_visible(timeout=240_000)
