@@ -47,7 +47,7 @@ def draw_block(block: AnyBlock, key: str, detail: Detail | None, path: tuple[str
         case Figure():
             _figure(block, key, detail, path)
         case Images():
-            _images(block)
+            images(block)
 
 
 def _text(block: Text) -> None:
@@ -126,10 +126,11 @@ def _chosen(block: Figure, key: str, event: object) -> str:
     return str(chosen or "")
 
 
-def _images(block: Images) -> None:
+def images(block: Images, beside: int = 2) -> None:
+    """Rows of pictures, so many of them side by side."""
     st.caption(plain(block.reading))
-    for start in range(0, len(block.rows), 2):
-        for column, row in zip(st.columns(2), block.rows[start : start + 2], strict=False):
+    for start in range(0, len(block.rows), beside):
+        for column, row in zip(st.columns(beside), block.rows[start : start + beside], strict=False):
             with column, st.container(border=True):
                 st.markdown(f"**{plain(row.title)}**")
                 for cell, image in zip(st.columns(len(row.images)), row.images, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -77,6 +77,16 @@ class MeasuredLayer(NamedTuple):
     kind: str
     values: NDArray[np.float64]
     marked: NDArray[np.int64]
+
+
+def measured_layer(name: str, kind: str, values: Sequence[float | None], marked: Iterable[int]) -> MeasuredLayer:
+    """From plain data, None where undefined."""
+    return MeasuredLayer(name, kind, np.array(values, np.float64), np.array(list(marked), np.int64))
+
+
+def before_head(head: str, values: Sequence[float | None], marked: Iterable[int]) -> MeasuredLayer:
+    """The inputs of the last linear layer, ``head``, under a name that is the same whatever is measured."""
+    return measured_layer(f"the input of {head}", "linear", values, marked)
 
 
 class NeuronMeasure(NamedTuple):

@@ -11,6 +11,7 @@ from auditor.analysis import keyed, section_of, sections_of
 from auditor.errors import MismatchError
 from auditor.metrics import PairedDifference, Rate, paired_difference
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+from auditor.report.charts import OVERLAYING, domain_of
 from auditor.report.sections.curve import curve_options, curve_rows
 from auditor.result import AuditResult
 from auditor.threat import ThreatModel
@@ -157,7 +158,7 @@ def _curves(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
             leading.setdefault(threat.norm, threat)
     figures = tuple(
         Figure(
-            chart="accuracy_curve",
+            chart="lines",
             title=f"Accuracy against {threat.norm.symbol} epsilon"
             + (" (not established)" if first.headline_withheld or second.headline_withheld else ""),
             rows=tuple(curve_rows(first, threat, names[0]) + curve_rows(second, threat, names[1])),
@@ -171,7 +172,7 @@ def _curves(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
 
 
 def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> list[Section]:
-    """The figures of the analyses that both audits ran with the same parameters, drawn over each other."""
+    """The figures of the analyses that both audits ran with the same parameters."""
     sections = []
     own = sections_of(first.findings)
     for key, finding in keyed(first.findings).items():
@@ -183,11 +184,27 @@ def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
         pages = [own[key], section_of(twin)]
         figures = [{block.title: block for block in page.blocks if isinstance(block, Figure)} for page in pages]
         blocks = tuple(
-            _overlaid(one, figures[1][title], names) for title, one in figures[0].items() if title in figures[1]
+            figure
+            for title, one in figures[0].items()
+            if title in figures[1]
+            for figure in together(one, figures[1][title], names)
         )
         if blocks:
             sections.append(Section(key=key, title=pages[0].title, blocks=blocks))
     return sections
+
+
+def together(one: Figure, other: Figure, names: tuple[str, str]) -> tuple[Figure, ...]:
+    """Both figures in one, or one after the other where a chart shows a single model; on the same scale either way."""
+    if one.chart in OVERLAYING:
+        return (_overlaid(one, other, names),)
+    values = [row["value"] for figure in (one, other) for row in figure.rows if row.get("value") is not None]
+    values += [figure.options[end] for figure in (one, other) for end in ("low", "high") if end in figure.options]
+    scale = {"domain": domain_of(values, positive=bool(one.options.get("log")))} if values else {}
+    return tuple(
+        figure.model_copy(update={"title": f"{figure.title} ({name})", "options": scale | figure.options, "select": ""})
+        for name, figure in zip(names, (one, other), strict=True)
+    )
 
 
 def _overlaid(one: Figure, other: Figure, names: tuple[str, str]) -> Figure:

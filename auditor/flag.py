@@ -20,6 +20,12 @@ class Flag(BaseModel):
     evidence: str = ""
     remedy: str = ""
 
+    @property
+    def text(self) -> str:
+        """What is doubted, what was seen and what to do, in sentences."""
+        seen = f"Evidence: {self.evidence.removesuffix('.')}." if self.evidence else ""
+        return " ".join(filter(None, (self.message, seen, self.remedy)))
+
 
 class Opinion(NamedTuple):
     """What a check saw, and its doubts. ``applies`` is false where there was nothing that it could look at."""

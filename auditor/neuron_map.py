@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from auditor.analysis import MeasuredLayer, NeuronMeasure, measures_of
 from auditor.errors import NotFoundError
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Table, Text
+from auditor.report.charts import domain_of
 from auditor.result import AuditResult
 
 COLUMNS = 8
 """Boxes in one row of the map."""
-ROW_HEIGHT, LEGEND_HEIGHT = 52, 80
-"""Pixels. The legend stands above the boxes and takes from their height."""
+ROW_HEIGHT = 52
+"""Pixels."""
 BINS = 24
 LISTED = 20
 """Neurons in the table of a layer."""
@@ -59,8 +60,8 @@ def network_map(
         rows=rows,
         options={
             "value": f"{measure.unit}, mean over the neurons",
-            "domain": _domain([mean_of(layer) for one in (measure, *beside) for layer in one.layers]),
-            "height": LEGEND_HEIGHT + ROW_HEIGHT * -(-len(rows) // COLUMNS),
+            "domain": domain_of([mean_of(layer) for one in (measure, *beside) for layer in one.layers]),
+            "height": ROW_HEIGHT * -(-len(rows) // COLUMNS),
         },
         reading=f"Each box is a {what[:-1]}, in the order in which the network runs them, row by row. {measure.reading}",
         select="module" if collapse else "layer",
@@ -84,32 +85,22 @@ def layer_blocks(measure: NeuronMeasure, name: str, beside: Sequence[NeuronMeasu
     )
     seen = layer.values[~np.isnan(layer.values)]
     blocks: list[AnyBlock] = [
-        Text(text=f"{name}: {layer.kind}, {len(rows)} neurons, {len(marked)} {measure.marked_as}."),
+        Text(text=f"{name}: {layer.kind}, {len(rows)} neurons; {len(marked)} of them marked: {measure.marked_as}."),
         Figure(
-            chart="ranked_neurons",
+            chart="neuron_values",
             title=f"Neurons of {name}, largest first",
             rows=rows,
             options={
                 "y": measure.unit,
                 "marked": measure.marked_as,
-                "domain": _domain([value for values in (layer.values, *others) for value in values.tolist()]),
+                "domain": domain_of([value for values in (layer.values, *others) for value in values.tolist()]),
             },
             reading=f"Each bar is one neuron: a channel, or a unit of a linear layer. {measure.reading}",
             select="neuron",
         ),
     ]
     if len(seen) > 1:
-        counts, edges = np.histogram(seen, BINS)
-        bars = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True)
-        blocks.append(
-            Figure(
-                chart="count_bars",
-                title=f"How the neurons of {name} are distributed",
-                rows=tuple({"low": low, "high": high, "count": count} for low, high, count in bars),
-                options={"x": measure.unit, "y": "neurons", "height": 180},
-                reading="A long tail to the right means that few neurons carry most of it.",
-            )
-        )
+        blocks.append(_histogram(measure, name, seen, [values[~np.isnan(values)] for values in others]))
     columns = (
         Column(key="rank", title="Rank"),
         Column(key="neuron", title="Neuron"),
@@ -118,6 +109,27 @@ def layer_blocks(measure: NeuronMeasure, name: str, beside: Sequence[NeuronMeasu
     )
     blocks.append(Table(title=f"First neurons of {name}", columns=columns, rows=rows[:LISTED]))
     return tuple(blocks)
+
+
+def _histogram(
+    measure: NeuronMeasure, name: str, values: NDArray[np.float64], others: Sequence[NDArray[np.float64]]
+) -> Figure:
+    """The distribution of a layer's values, in bins and on a scale that the others' would have, too."""
+    every = [values, *(other for other in others if len(other))]
+    edges = np.histogram_bin_edges(np.concatenate(every), BINS)
+    tops = [float(np.histogram(each, edges)[0].max()) / len(each) for each in every]
+    counts = [*np.histogram(values, edges)[0].tolist(), 0]  # the empty bin at the end draws the last edge
+    bins = zip(edges.tolist(), [*edges[1:].tolist(), float(edges[-1])], counts, strict=True)
+    return Figure(
+        chart="histogram",
+        title=f"How the neurons of {name} are distributed",
+        rows=tuple(
+            {"low": low, "high": high, "count": count, "share": count / len(values), "series": measure.title}
+            for low, high, count in bins
+        ),
+        options={"x": measure.unit, "y": "share of the neurons", "domain": [0, max(tops)], "height": 200},
+        reading="A long tail to the right means that few neurons carry most of it.",
+    )
 
 
 def neuron_blocks(measures: Sequence[NeuronMeasure], name: str, neuron: int) -> tuple[AnyBlock, ...]:
@@ -179,13 +191,6 @@ def _layer(measure: NeuronMeasure, name: str) -> MeasuredLayer:
         if layer.name == name:
             return layer
     raise NotFoundError(f"{measure.title} knows no layer {name}.", "Choose one of the boxes.")
-
-
-def _domain(values: Sequence[float] | NDArray[np.float64]) -> list[float]:
-    """From 0, or below where there is less, to the largest; a scale needs some width."""
-    seen = [value for value in values if np.isfinite(value)] or [0.0]
-    low, high = min(0.0, min(seen)), max(0.0, max(seen))
-    return [low, high if high > low else low + 1]
 
 
 def _plain(value: float) -> float | None:

@@ -21,6 +21,13 @@ from auditor.classifier import Classifier
 
 LayerKind = Literal["conv", "linear", "norm", "activation"]
 
+KIND_TITLES: dict[LayerKind, str] = {
+    "conv": "convolutions",
+    "norm": "normalisations",
+    "activation": "activations",
+    "linear": "linear layers",
+}
+
 _MODULES: dict[LayerKind, tuple[type[nn.Module], ...]] = {
     "conv": (nn.modules.conv._ConvNd,),
     "linear": (nn.Linear,),

@@ -177,7 +177,7 @@ def summary(client: Client, job: JobView) -> None:
     for sentence in sentences(result):
         console.print(sentence)
     for flag in result.flags:
-        console.print(f"{flag.severity.upper()}: {flag.message} {flag.evidence}")
+        console.print(f"{flag.severity.upper()}: {flag.text}")
     counts = Counter(verdict.status for verdict in result.checks)
     console.print(f"checks: {', '.join(f'{count} {status}' for status, count in counts.items()) or 'none'}")
 

@@ -106,7 +106,7 @@ def vet(model: str, dataset: Annotated[str, typer.Argument(help="A data set to m
         rows += [(item.name, str(item.normalization), rate(item.accuracy.model_dump())) for item in card.candidates]
         table(("normalisation", "values", "accuracy [95 %]"), rows)
     for flag in card.flags:
-        console.print(f"{flag.severity.upper()}: {flag.message} {flag.evidence}. {flag.remedy}")
+        console.print(f"{flag.severity.upper()}: {flag.text}")
     if not card.flags:
         console.print("No doubts.")
 

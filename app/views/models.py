@@ -88,9 +88,7 @@ def vetted(seen: ClassifierCard) -> None:
     draw_block(Measures(items=tuple(items)), "card", None, ())
     tones: dict[str, Any] = {"info": "note", "warning": "warning", "severe": "bad"}
     for flag in seen.flags:
-        draw_block(
-            Text(text=f"{flag.message} {flag.evidence}. {flag.remedy}", tone=tones[flag.severity]), flag.name, None, ()
-        )
+        draw_block(Text(text=flag.text, tone=tones[flag.severity]), flag.name, None, ())
     if not seen.flags:
         draw_block(
             Text(text="No doubts: it runs, its logits are finite, its gradient flows.", tone="good"), "good", None, ()

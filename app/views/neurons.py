@@ -3,9 +3,11 @@
 import streamlit as st
 
 from app import render
+from app.routes import critical_route
 from app.state import audit_result, audited_data, choose_job, client
 from app.text import plain
 from auditor.analyses.neuron_exemplars import NeuronExemplars, exemplars_in
+from auditor.analyses.neuron_sensitivity import NeuronSensitivity
 from auditor.analysis import NeuronMeasure
 from auditor.errors import AuditorError
 from auditor.neuron_map import as_csv, layer_blocks, measures_in, network_map, neuron_blocks, of_kind
@@ -19,8 +21,10 @@ MANY = 40  # from so many layers on, the map begins with modules
 def choose_measure(measures: dict[str, NeuronMeasure]) -> NeuronMeasure:
     """What colours the map, and on which kind of layers."""
     left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    keys = list(measures)
+    first = next((keys.index(name) for name in keys if name.startswith(NeuronSensitivity.kind_name())), 0)
     key = left.selectbox(
-        "Measure", list(measures), format_func=lambda name: measures[name].title, key="neurons-measure"
+        "Measure", keys, index=first, format_func=lambda name: measures[name].title, key="neurons-measure"
     )
     measure = measures[key]
     kinds = ["", *dict.fromkeys(layer.kind for layer in measure.layers)]
@@ -126,3 +130,4 @@ st.download_button(
     on_click="ignore",
     key="neurons-csv",
 )
+critical_route({chosen: result} | ({second: other} if other is not None else {}))

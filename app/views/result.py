@@ -4,8 +4,27 @@ import streamlit as st
 
 from app import render
 from app.samples import browser
-from app.state import audit_result, choose_job, client, report, sections
+from app.state import audit_result, choose_job, client, parameter, report, sections
+from auditor.analyses.neuron_sensitivity import NeuronSensitivity
 from auditor.analysis import detail_of, keyed
+
+MANY = 4  # from more analyses on, a reader picks those to draw: a browser takes its time over a hundred charts
+
+
+def chosen_analyses(titles: dict[str, str], standard: str) -> list[str]:
+    """Which analyses to draw, by key; the choice stands in the page's address."""
+    if len(titles) <= MANY:
+        return list(titles)
+    st.header("Neuron-level analyses", anchor="analyses")
+    named = [key for key in parameter("analyses").split(",") if key in titles]
+    picked = st.pills(
+        f"Shown here, of {len(titles)}; the report has them all", list(titles), selection_mode="multi",
+        default=named or [standard if standard in titles else next(iter(titles))],
+        format_func=lambda key: titles[key], key=f"analyses-{chosen}",
+    )  # fmt: skip
+    st.query_params["analyses"] = ",".join(picked)
+    return picked
+
 
 st.title("Result")
 finished = [job for job in client().jobs(kind="audit") if job.state == "succeeded"]
@@ -27,8 +46,16 @@ st.download_button(
     on_click="ignore",
 )
 findings = keyed(result.findings)
-for part in sections(chosen):
+parts = sections(chosen)
+titles = {part.key: part.title for part in parts if part.key in findings}
+drawn: list[str] | None = None
+for part in parts:
     finding = findings.get(part.key)
+    if finding is not None:
+        if drawn is None:
+            drawn = chosen_analyses(titles, NeuronSensitivity.kind_name())
+        if part.key not in drawn:
+            continue
     detail = (lambda path, finding=finding: detail_of(finding, path)) if finding is not None else None
     if part.key == "reproduce":  # what a reader of numbers looks for comes before what repeats them
         browser(chosen, result)

@@ -10,7 +10,7 @@ from pydantic import Field
 from scipy import stats
 from torch import Tensor
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_head
 from auditor.delta.values import Activations, activations_of, features_of
 from auditor.flag import Flag
 from auditor.metrics import CONFIDENCE
@@ -109,6 +109,7 @@ class ActivationDistribution(Analysis):
                     options={
                         "x": f"output, from the lowest (0) to the highest (1) of {over}",
                         "y": "share of the outputs",
+                        "root": True,
                     },
                     reading="Each line counts the outputs of every neuron on every image. The upright axis is a "
                     "square root, so that small shares show. The first bin holds what is zero or "
@@ -119,11 +120,29 @@ class ActivationDistribution(Analysis):
                     title="How often each neuron is zero",
                     rows=_neurons(data),
                     options={"y": "share of the clean images where it is zero", "marked": "most often active tenth"},
-                    reading="Each point is one neuron, the most often active first.",
+                    reading="Each bar is one neuron, the most often active first.",
                     select="neuron",
                 ),
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        data = finding.data
+        each = data["by_neuron"]
+        silent = [neuron for neuron, share in enumerate(each["zeros"]) if share == 1]
+        risen = [after - before for before, after in zip(each["zeros"], each["zeros_attacked"], strict=True)]
+        return (
+            NeuronMeasure(
+                "zeros", "Zero on clean images", "share of the clean images where it is zero",
+                "1: the neuron is silent on every clean image.", "always zero",
+                (before_head(data["layer"], each["zeros"], silent),),
+            ),
+            NeuronMeasure(
+                "zeros_rise", "Zero more often under attack", "share of zeros, attacked minus clean",
+                "Above 0: the attack switches the neuron off; below 0: it switches the neuron on.", "always zero when clean",
+                (before_head(data["layer"], risen, silent),),
+            ),
+        )  # fmt: skip
 
     def detail(self, finding: Finding, path: tuple[str, ...]) -> tuple[AnyBlock, ...]:
         """One neuron in numbers."""

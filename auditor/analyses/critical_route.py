@@ -31,7 +31,9 @@ from auditor.report.route import one_layer, overview
 FEW_IMAGES = 50
 PARTS = 10
 CLASSES, CLASS_NEURONS = 20, 5
-"""Classes of which the routes are kept, and neurons of each layer of these."""
+"""Classes of which the routes are kept, at most, and neurons of each layer of these that are kept with their frequency."""
+IMAGES = 20
+"""Images, the first, of which the routes are kept."""
 
 Rows = list[NDArray[np.float64]]
 
@@ -79,6 +81,7 @@ class CriticalRoute(Analysis):
         data = {
             "images": len(subject.pairs),
             "pairs": subject.pairs_from,
+            "samples": _first_samples(subject),
             "layers": layers,
             "left_out": list(finder.left_out),
             "agreement": {
@@ -121,7 +124,8 @@ class CriticalRoute(Analysis):
             clean = finder(pair.x, pair.labels, width=self.width)
             adversarial = finder(pair.x_adv, pair.labels, width=self.width)
             if not tallies:
-                tallies = [RouteTally(m.shape[1], groups, subject.classifier.num_classes) for m in clean.members]
+                classes = subject.classifier.num_classes
+                tallies = [RouteTally(m.shape[1], groups, classes, IMAGES) for m in clean.members]
             for tally, one, other in zip(tallies, clean.members, adversarial.members, strict=True):
                 tally.add(one, other, pair.labels.cpu().numpy())
             done += len(pair.sample)
@@ -193,7 +197,8 @@ class CriticalRoute(Analysis):
             },
             "contrast": {what: _contrast_data(item) for what, (item, _) in contrast.items()},
             "mean": {what: mean.tolist() for what, (_, mean) in contrast.items()},
-            "classes": tally.by_class(CLASSES, CLASS_NEURONS),
+            "classes": tally.by_class(CLASSES, CLASS_NEURONS, self.model_width),
+            "samples": tally.kept,
         }
 
     def section(self, finding: Finding) -> Section:
@@ -239,6 +244,25 @@ def sensitivity_and_gradient(
         {"sensitivity": change[name], "gradient": slope.abs().flatten(2).sum(2) if slope.dim() > 2 else slope.abs()}
         for name, slope in zip(names, slopes, strict=True)
     ]
+
+
+def _first_samples(subject: Subject) -> list[dict[str, Any]]:
+    """Who the images are whose routes are kept: id, true class, and the classes predicted for them and for their twins."""
+    found: list[dict[str, Any]] = []
+    for pair in subject.pairs:
+        count = min(IMAGES - len(found), len(pair.sample))
+        said = {
+            side: subject.classifier.logits(x[:count]).argmax(1)
+            for side, x in (("clean", pair.x), ("adversarial", pair.x_adv))
+        }
+        found += [
+            {"id": int(pair.sample[row]), "label": int(pair.labels[row])}
+            | {side: int(each[row]) for side, each in said.items()}
+            for row in range(count)
+        ]
+        if len(found) == IMAGES:
+            break
+    return found
 
 
 def _contrast_data(contrast: Contrast) -> dict[str, Any]:

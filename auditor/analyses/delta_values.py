@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_head
 from auditor.delta.log_bins import bin_rows
 from auditor.delta.tally import QUANTILES, TOP, DeltaTally
 from auditor.delta.values import ORDERINGS, Feasible, activations_of, deltas_of, leaves_prediction
@@ -132,6 +132,17 @@ class DeltaValues(Analysis):
                 )
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        data = finding.data
+        marked = [row["neuron"] for row in _neurons(data)[:TOP]]
+        return (
+            NeuronMeasure(
+                "delta", self.title, "mean |Δ| / σ",
+                "Small: a small change of this neuron alone changes the prediction, on the images where any change does.",
+                f"among the {TOP} most sensitive", (before_head(data["layer"], data["by_neuron"]["scaled"], marked),),
+            ),
+        )  # fmt: skip
 
     def _histogram(self, data: dict[str, Any], scale: str, title: str, axis: str) -> Figure:
         return Figure(

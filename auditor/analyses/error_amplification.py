@@ -13,7 +13,7 @@ from torch import Tensor
 
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.flag import Flag
-from auditor.neurons import LayerKind
+from auditor.neurons import KIND_TITLES, LayerKind
 from auditor.probes.matched_noise import matched_noise
 from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, image_means
 from auditor.report.blocks import Column, Figure, Measure, Measures, Section, Table, Text
@@ -28,7 +28,7 @@ SERIES = {
     "noise_all": "noise, all neurons",
 }
 
-KINDS: dict[LayerKind, str] = {"conv": "convolutions", "norm": "normalisations", "activation": "activations"}
+KINDS: tuple[LayerKind, ...] = ("conv", "norm", "activation")
 
 
 class Amplification(NamedTuple):
@@ -136,16 +136,16 @@ class ErrorAmplification(Analysis):
 
     def _figure(self, kind: LayerKind, layers: list[dict[str, Any]]) -> Figure:
         rows = tuple(
-            {"x": row["depth"], "label": row["name"], "series": title} | row[key]
+            {"depth": row["depth"], "layer": row["name"], "series": title} | row[key]
             for row in layers
             if row["kind"] == kind
             for key, title in SERIES.items()
         )
         return Figure(
-            chart="interval_lines",
-            title=f"Sensitivity ratio against depth: {KINDS[kind]}",
+            chart="layer_lines",
+            title=f"Sensitivity ratio against depth: {KIND_TITLES[kind]}",
             rows=rows,
-            options={"x": "layer, from input to output", "y": "|Δ output| / |output|", "whole": True},
+            options={"y": "|Δ output| / |output|"},
             reading="1 means that the change is as large as the clean output. A line that rises with depth: the perturbation "
             "grows faster than the features. Where the attack's line rises and that of the noise does not, the growth is the "
             "attack's doing, not the size of the perturbation. The lines over all neurons are free of any choice of neurons. "

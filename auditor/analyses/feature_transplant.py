@@ -149,14 +149,15 @@ class FeatureTransplant(Analysis):
         clean, adversarial = (Rate.model_validate(data[key]) for key in ("clean", "adversarial"))
         alone = tuple(
             Figure(
-                chart="rate_curve",
+                chart="lines",
                 title=f"Transplant at layer {place + 1}, {names[place]}",
                 rows=self._curves(data, place),
                 options={
                     "x": "share of the layer's channels",
                     "y": "accuracy",
                     "x_format": ".0%",
-                    "series": "channels",
+                    "share": True,
+                    "legend": "channels",
                 },
                 reading="Accuracy on adversarial images when that share of the layer's channels puts out what it does for the "
                 "clean image. The route matters only where its line lies above all the others; the band is the 95 % interval. "

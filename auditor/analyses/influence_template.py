@@ -145,7 +145,7 @@ class InfluenceTemplate(Analysis):
                     tone="plain" if overall["size"] else "warning",
                 ),
                 Figure(
-                    chart="curves",
+                    chart="lines",
                     title="Size of the template as images are added",
                     rows=rows,
                     options={"x": "images", "y": "neurons in the template"},
@@ -153,7 +153,7 @@ class InfluenceTemplate(Analysis):
                     "tail neurons. A template that goes to zero cannot tell inputs apart.",
                 ),
                 Figure(
-                    chart="matrix",
+                    chart="grid",
                     title=f"Neurons that the templates of two classes have in common{shown}",
                     rows=tuple(data["overlap"]),
                     options={"value": "|both| / |either|", "domain": [0, 1], "height": 360},

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_head
 from auditor.attack import ATTACKS
 from auditor.criterion import Misclassification
-from auditor.delta.neuron_attack import STEP, Best, Targets, attack_neurons
-from auditor.delta.neuron_attack_outcome import NeuronAttackOutcome, counted
-from auditor.delta.values import (
-    ORDERINGS,
-    Activations,
-    Feasible,
-    Ordering,
-    activations_of,
-    deltas_of,
-    features_of,
-    ordered,
-    scores,
-)
+from auditor.delta.neuron_attack import STEP, Best, NeuronAttack
+from auditor.delta.neuron_attack_outcome import FakeRelu, NeuronAttackOutcome, attack_images, counted
+from auditor.delta.values import ORDERINGS, Feasible, Ordering, activations_of
 from auditor.errors import EvaluationError
 from auditor.evaluation import run_attack
 from auditor.flag import Flag
 from auditor.metrics import Rate
-from auditor.probes.head import Head, head_of
-from auditor.probes.identity_relu import last_relu
-from auditor.randomness import RowRandom
+from auditor.probes.head import head_of
 from auditor.report.blocks import Column, Figure, Measures, Section, Table, Text
 from auditor.threat import Norm
 from auditor.twins.thinned import Thinned
@@ -47,7 +34,8 @@ class KNeuronSensitivityAttack(Analysis):
     For each image and each of its k neurons with the lowest Delta-value, gradient descent moves the features to where that
     neuron alone would change the prediction; one success is enough. Beside it stand the same attack on random neurons and
     PGD on the whole output in the same ball: a restricted attack that does better than PGD means that PGD's number
-    overstates the robustness.
+    overstates the robustness. An attack ends as soon as its success is certain: the predicted class has less than one in K
+    of the softmax over K classes.
     """
 
     title: ClassVar[str] = "k-NS attack"
@@ -62,7 +50,7 @@ class KNeuronSensitivityAttack(Analysis):
         "output",
         description="Which iterate counts: highest cross-entropy of the whole model (output), or lowest loss of its own (loss).",
     )
-    fake_relu: Literal["dead", "always", "never"] = Field(
+    fake_relu: FakeRelu = Field(
         "dead",
         description="When the last ReLU passes gradients on unchanged: for neurons that the image does not activate, always, "
         "or never.",
@@ -87,14 +75,27 @@ class KNeuronSensitivityAttack(Analysis):
         classifier, pairs = subject.classifier, Thinned(subject.pairs, self.images)
         head = head_of(classifier)
         activations = activations_of(classifier, head, subject.pairs)
-        relu, parts = (0 if self.fake_relu == "never" else last_relu(classifier)), list[NeuronAttackOutcome]()
+        attack = NeuronAttack(
+            classifier,
+            subject.threat,
+            iterations=self.iterations,
+            best=self.best,
+            fake_relu=self.fake_relu != "never",
+        )
+        parts = list[NeuronAttackOutcome]()
         for pair in pairs:
             done = sum(len(part.correct) for part in parts)
 
             def hear(share: float, done: int = done, count: int = len(pair.sample)) -> None:
                 subject.on_progress(0.85 * (done + share * count) / len(pairs), self.title)
 
-            parts.append(self._attack(subject, head, activations, relu, pair, hear))
+            parts.append(
+                attack_images(
+                    attack, head, activations, pair,
+                    count=min(self.neurons, len(activations.mean)), ordering=self.ordering, feasible=self.feasible,
+                    fake_relu=self.fake_relu, seed=subject.seed, rows=subject.batch_size, hear=hear,
+                )
+            )  # fmt: skip
         seen = NeuronAttackOutcome.joined(parts)
         stopped = run_attack(
             classifier,
@@ -113,7 +114,7 @@ class KNeuronSensitivityAttack(Analysis):
             "layer": head.name,
             "threat": str(subject.threat),
             "twins": subject.pairs_from,
-            "identity_relu": relu > 0,
+            "identity_relu": attack.relu > 0,
             **counted(seen, stopped.fooled),
         }
         return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data))
@@ -149,19 +150,27 @@ class KNeuronSensitivityAttack(Analysis):
                     )
                 ),
                 Figure(
-                    chart="rate_curve",
+                    chart="lines",
                     title="Predictions changed against the number of neurons",
                     rows=tuple(_curve(data, most)),
-                    options={"x": "k, neurons attacked one at a time", "y": "images with a changed prediction"},
+                    options={
+                        "x": "k, neurons attacked one at a time",
+                        "y": "images with a changed prediction",
+                        "share": True,
+                    },
                     reading="An image counts when any of its first k neurons' attacks changes the prediction, so that the lines "
                     "cannot fall. PGD aims at the whole output; where a line lies above it, PGD overstates the robustness. "
                     "Bands are 95 % Wilson intervals.",
                 ),
                 Figure(
-                    chart="rate_curve",
+                    chart="lines",
                     title="Success of each single neuron",
                     rows=tuple(_ranks(data)),
-                    options={"x": "rank of the neuron, 1 = most sensitive", "y": "images with a changed prediction"},
+                    options={
+                        "x": "rank of the neuron, 1 = most sensitive",
+                        "y": "images with a changed prediction",
+                        "share": True,
+                    },
                     reading="The attack on the neuron of this rank alone. A falling line means that sensitive neurons are easier "
                     "targets; random neurons have no rank and stay level.",
                 ),
@@ -170,49 +179,22 @@ class KNeuronSensitivityAttack(Analysis):
             ),
         )
 
-    def _attack(
-        self,
-        subject: Subject,
-        head: Head,
-        activations: Activations,
-        relu: int,
-        pair: Pair,
-        hear: Callable[[float], None],
-    ) -> NeuronAttackOutcome:
-        """Both attacks on some images; ``hear`` is told the share done."""
-        classifier = subject.classifier
-        x, count = pair.x.to(classifier.dtype), min(self.neurons, len(activations.mean))
-        features = features_of(classifier, head, x)
-        _, deltas = deltas_of(classifier, head, x, activations.floor(self.feasible))
-        known = deltas.value.isfinite()
-        largest = deltas.value.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
-        delta = torch.where(known, deltas.value, torch.where(largest.isfinite(), largest, 0.0))
-        predicted = classifier.logits(x).argmax(1)
-        twin = classifier.logits(pair.x_adv.to(x)).argmax(1) != predicted
-        draws = RowRandom(subject.seed, "k-ns", [(sample,) for sample in pair.sample.tolist()]).uniform(features)
-        orders = (ordered(scores(deltas.value, activations, self.ordering)), ordered(draws))
-        changed, distance = [], []
-        owner = torch.arange(len(x), device=x.device).repeat_interleave(count)
-        for order in orders:
-            neuron = order[:, :count].flatten()
-            own = features[owner].gather(1, neuron[:, None])
-            aim = features[owner].scatter_add(1, neuron[:, None], delta[owner].gather(1, neuron[:, None]))
-            passing = torch.full_like(neuron, self.fake_relu == "always", dtype=torch.bool) | (own[:, 0] == 0)
-            targets = Targets(aim, neuron, predicted[owner], passing)
-            for start in range(0, len(owner), subject.batch_size):
-                part = slice(start, start + subject.batch_size)
-                attacked = attack_neurons(
-                    classifier, head, x[owner[part]], targets.part(part), subject.threat,
-                    iterations=self.iterations, best=self.best, relu=relu,
-                )  # fmt: skip
-                changed.append(attacked.changed)
-                hear(sum(map(len, changed)) / (2 * len(owner)))
-                distance.append(subject.threat.ball(x[:1]).distance(attacked.x_adv, x[owner[part]]))
-        some = known.any(1)
-        hits = torch.cat(changed).view(2, len(x), count) & some[:, None]
-        lengths = torch.cat(distance).view(2, len(x), count)[0].double().masked_fill(~hits[0], torch.nan)
-        arrays = (predicted, predicted == pair.labels, twin, ~some, hits[0], hits[1], lengths)
-        return NeuronAttackOutcome(*(array.cpu().numpy() for array in arrays))
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        each = finding.data.get("by_neuron")  # findings made before it was counted lack it
+        if each is None:
+            return ()
+        rates = [
+            fell / attacked if attacked else None for attacked, fell in zip(each["attacked"], each["fell"], strict=True)
+        ]
+        always = [neuron for neuron, rate in enumerate(rates) if rate == 1]
+        return (
+            NeuronMeasure(
+                "success", "Success of the attack on the neuron alone", "share of the images on which it was attacked",
+                "Large: aiming at this neuron changes the prediction. Neurons are attacked where they are among the most "
+                "sensitive of an image, or drawn; no value: nowhere.",
+                "attacked with success every time", (before_head(finding.data["layer"], rates, always),),
+            ),
+        )  # fmt: skip
 
 
 def _rate(data: dict[str, Any], hits: int) -> Rate:
@@ -280,7 +262,10 @@ def _norms(data: dict[str, Any]) -> str:
     if data["norms"] is None:
         return "No attack on a sensitive neuron succeeded."
     low, middle, high = data["norms"]
-    return f"Norm of the perturbations that succeeded: {low:.4g} to {high:.4g}, median {middle:.4g}."
+    return (
+        f"Norm of the perturbations that succeeded, each at the step that made its success certain: {low:.4g} to {high:.4g}, "
+        f"median {middle:.4g}. They are not the smallest that would do."
+    )
 
 
 def _doubts(data: dict[str, Any]) -> tuple[Flag, ...]:

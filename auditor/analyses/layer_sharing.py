@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Subject
+from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject, measured_layer
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.neurons import LayerKind
+from auditor.neurons import KIND_TITLES, LayerKind
 from auditor.randomness import derive_seed
 from auditor.ranking.agreement import (
     average_pair_similarity,
@@ -23,28 +22,11 @@ from auditor.ranking.agreement import (
     share_of,
     total_jaccard,
 )
-from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
+from auditor.ranking.class_sensitivity import ClassSensitivity, class_sensitivity
+from auditor.ranking.sensitivity import LayerSensitivity
 from auditor.report.blocks import Column, Figure, Section, Table, Text
 from auditor.statistics.means import Mean
-from auditor.twins.targeted import aimed_at, papers_pgd, successful_twins, target_classes
-
-KINDS: dict[LayerKind, str] = {
-    "conv": "convolutions",
-    "norm": "normalisations",
-    "activation": "activations",
-    "linear": "linear layers",
-}
-
-
-class ClassSensitivity(NamedTuple):
-    """One target class: how many images reached it, and the sensitivity (eq. 1) of each layer's neurons on them.
-
-    ``halves``: the same on every other of these images, and on the rest.
-    """
-
-    images: int
-    layers: list[LayerSensitivity]
-    halves: tuple[list[LayerSensitivity], list[LayerSensitivity]]
+from auditor.twins.targeted import driven_to_each, papers_pgd
 
 
 class LayerSharing(Analysis):
@@ -78,13 +60,10 @@ class LayerSharing(Analysis):
 
     def run(self, subject: Subject) -> Finding:
         attack = papers_pgd(subject, self.steps)
-        targets = target_classes(subject, self.classes)
         classes, kept = [], []
-        for index, target in enumerate(targets):
-            ids = aimed_at(subject, target, self.images)
-            found = self.measure(subject, target, ids, index / len(targets), 1 / len(targets))
-            name = subject.classifier.class_name(target)
-            classes.append({"class": target, "name": name, "tried": len(ids), "images": found.images})
+        for driven in driven_to_each(subject, attack, self.classes, self.images):
+            found = class_sensitivity(subject.classifier, driven.pairs)
+            classes.append({"class": driven.target, "name": driven.name, "tried": driven.tried, "images": found.images})
             if found.images >= self.fewest:
                 kept.append(found)
         if len(kept) < 2:
@@ -102,30 +81,6 @@ class LayerSharing(Analysis):
         }
         flags = (*self._few(classes), *_silent(layers))
         return Finding(kind=self.kind, settings=self.settings(), data=data, flags=flags)
-
-    def measure(
-        self, subject: Subject, target: int, ids: NDArray[np.int64], begin: float = 0.0, share: float = 1.0
-    ) -> ClassSensitivity:
-        """Sensitivity of every layer on the twins of these samples that reach the target.
-
-        ``begin``, ``share``: the part of the whole analysis that this is, for who watches.
-        """
-        name = subject.classifier.class_name(target)
-        meters = [SensitivityMeter(subject.classifier) for _ in range(2)]
-
-        def hear(done: float, what: str) -> None:
-            subject.on_progress(begin + share * done, f"{what}, to {name}")
-
-        attack = papers_pgd(subject, self.steps)
-        images = 0
-        for pair in successful_twins(subject, attack, target, ids, on_progress=hear):
-            second = (images + torch.arange(len(pair.sample), device=pair.x.device)) % 2 == 1
-            for meter, rows in zip(meters, (~second, second), strict=True):
-                if rows.any():
-                    meter.add(pair.x[rows], pair.x_adv[rows])
-            images += len(pair.sample)
-        halves = meters[0].layers(), meters[1].layers()
-        return ClassSensitivity(images, _joined(halves, [meter.images for meter in meters]), halves)
 
     def _layers(self, classes: list[ClassSensitivity], seed: int) -> list[dict[str, Any]]:
         rows = []
@@ -147,6 +102,7 @@ class LayerSharing(Analysis):
                     "halves": Mean.of_shares(levenshtein_similarity(first, second, self.substitution)).model_dump(),
                     "jaccard": total_jaccard(sequences),
                     "random_jaccard": random_jaccard(neurons, count, len(classes)),
+                    "front": np.bincount(sequences.ravel(), minlength=neurons).tolist(),
                     "silent": bool(
                         any((np.sort(item.layers[depth].sensitivity)[-count:] == 0).any() for item in classes)
                     ),
@@ -158,7 +114,7 @@ class LayerSharing(Analysis):
         data = finding.data
         layers = [row | {"depth": depth} for depth, row in enumerate(data["layers"], 1)]
         which = f"{self.k}" if self.k else f"{100 * self.top:g} %"
-        shown = [kind for kind in KINDS if sum(row["kind"] == kind for row in layers) > 1]
+        shown = [kind for kind in KIND_TITLES if sum(row["kind"] == kind for row in layers) > 1]
         return Section(
             key=self.kind,
             title=self.title,
@@ -174,11 +130,28 @@ class LayerSharing(Analysis):
             ),
         )
 
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        layers, classes = finding.data["layers"], finding.data["compared"]
+        if any("front" not in row for row in layers):  # findings made before it was counted lack it
+            return ()
+
+        def of(row: dict[str, Any]) -> MeasuredLayer:
+            every = [neuron for neuron, count in enumerate(row["front"]) if count == classes]
+            return measured_layer(row["name"], row["kind"], [count / classes for count in row["front"]], every)
+
+        return (
+            NeuronMeasure(
+                "shared", "Sensitive for how many classes", f"share of {classes} target classes",
+                "1: among the most sensitive of its layer whatever class the attack aims at.", "sensitive for every class",
+                tuple(map(of, layers)),
+            ),
+        )  # fmt: skip
+
     def _figure(self, kind: LayerKind, layers: list[dict[str, Any]]) -> Figure:
         rows = []
         for row in layers:
             if row["kind"] == kind:
-                place = {"x": row["depth"], "label": row["name"]}
+                place = {"depth": row["depth"], "layer": row["name"]}
                 alone = {"low": None, "high": None, "n": None}
                 rows += [
                     place | {"series": "different target classes"} | row["similarity"],
@@ -186,10 +159,10 @@ class LayerSharing(Analysis):
                     place | {"series": "random neurons", "value": row["random_similarity"]} | alone,
                 ]
         return Figure(
-            chart="interval_lines",
-            title=f"Similarity of the sensitive neurons of different target classes: {KINDS[kind]}",
+            chart="layer_lines",
+            title=f"Similarity of the sensitive neurons of different target classes: {KIND_TITLES[kind]}",
             rows=tuple(rows),
-            options={"x": "layer, from input to output", "y": "Levenshtein similarity", "whole": True},
+            options={"y": "Levenshtein similarity"},
             reading="1: attacks on different classes use the same neurons in the same order. The line of the two halves says how "
             "well the order can be measured with these images: what classes share cannot be seen above it. Bars are 95 % "
             "intervals over classes."
@@ -253,18 +226,3 @@ def _silent(layers: list[dict[str, Any]]) -> tuple[Flag, ...]:
 
 def _front(layer: LayerSensitivity, count: int) -> NDArray[np.int64]:
     return descending(layer.sensitivity)[:count]
-
-
-def _joined(halves: tuple[list[LayerSensitivity], list[LayerSensitivity]], images: list[int]) -> list[LayerSensitivity]:
-    """Sensitivity over both halves, from their own and their numbers of images."""
-    if not images[1]:
-        return halves[0]
-    shares = np.array(images) / sum(images)
-    return [
-        one._replace(
-            sensitivity=shares[0] * one.sensitivity + shares[1] * other.sensitivity,
-            ratio=shares[0] * one.ratio + shares[1] * other.ratio,
-            zero_share=float(shares[0] * one.zero_share + shares[1] * other.zero_share),
-        )
-        for one, other in zip(*halves, strict=True)
-    ]

@@ -92,10 +92,10 @@ class NeuronExemplars(Analysis):
                     f"{finding.data['pairs']}. The Neurons page shows the images."
                 ),
                 Figure(
-                    chart="layer_profile",
+                    chart="layer_lines",
                     title="Excitation that is left under attack",
                     rows=rows,
-                    options={"series": {"kept": "most changed neurons"}, "y": "attacked / clean excitation, median"},
+                    options={"fields": {"kept": "most changed neurons"}, "y": "attacked / clean excitation, median"},
                     reading="1: the images that excite a neuron most still do so under attack. 0: the attack has switched "
                     "it off. Layers whose excitation is not positive are left out.",
                     select="layer",

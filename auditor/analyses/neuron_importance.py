@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Subject
-from auditor.attack import Attack
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_head
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.probes.head import Head, head_of
+from auditor.probes.head import head_of
 from auditor.randomness import derive_seed
 from auditor.ranking.agreement import (
     descending,
@@ -25,7 +24,7 @@ from auditor.ranking.agreement import (
 from auditor.ranking.importance import Importance, importance_of
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
 from auditor.statistics.means import Mean
-from auditor.twins.targeted import aimed_at, papers_pgd, successful_twins, target_classes
+from auditor.twins.targeted import Driven, driven_to_each, papers_pgd
 
 Floats = NDArray[np.float64]
 
@@ -72,11 +71,10 @@ class NeuronImportance(Analysis):
         head, attack = head_of(subject.classifier), papers_pgd(subject, self.steps)
         neurons = head.layer.in_features
         k = min(self.k, neurons)
-        targets = target_classes(subject, self.classes)
         rows, tied = [], 0.0
-        for index, target in enumerate(targets):
-            row, found = self._class(subject, head, attack, target, k, index / len(targets), 1 / len(targets))
-            rows.append(row)
+        for driven in driven_to_each(subject, attack, self.classes, self.images):
+            found = importance_of(subject.classifier, head, driven.target, driven.pairs, k)
+            rows.append(self._class(driven, found, k))
             tied = max(tied, _tied(found.phi), _tied(found.sigma)) if found.images else tied
         if not any(row["images"] for row in rows):
             raise EvaluationError(
@@ -98,22 +96,11 @@ class NeuronImportance(Analysis):
         }
         return Finding(kind=self.kind, settings=self.settings(), data=data, flags=self._doubts(data))
 
-    def _class(
-        self, subject: Subject, head: Head, attack: Attack, target: int, k: int, begin: float, share: float
-    ) -> tuple[dict[str, Any], Importance]:
-        """One target class; ``begin`` and ``share`` say which part of the whole analysis it is, for who watches."""
-        ids = aimed_at(subject, target, self.images)
-        name = subject.classifier.class_name(target)
-
-        def hear(done: float, what: str) -> None:
-            subject.on_progress(begin + share * done, f"{what}, to {name}")
-
-        twins = successful_twins(subject, attack, target, ids, on_progress=hear)
-        found = importance_of(subject.classifier, head, target, twins, k)
+    def _class(self, driven: Driven, found: Importance, k: int) -> dict[str, Any]:
         row: dict[str, Any] = {
-            "class": target,
-            "name": name,
-            "tried": len(ids),
+            "class": driven.target,
+            "name": driven.name,
+            "tried": driven.tried,
             "images": found.images,
             "spearman": None,
             "similarity": None,
@@ -129,7 +116,7 @@ class NeuronImportance(Analysis):
                 "important": important.tolist(),
                 "sensitive": sensitive.tolist(),
             }
-        return row, found
+        return row
 
     def section(self, finding: Finding) -> Section:
         data = finding.data
@@ -183,6 +170,26 @@ class NeuronImportance(Analysis):
                 _table(rows, data["k"]),
             ),
         )
+
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        data = finding.data
+        rows = [row for row in data["classes"] if row["images"] >= self.fewest]
+        if not rows:
+            return ()
+        chosen = {
+            key: np.mean([np.isin(np.arange(data["neurons"]), row[key]) for row in rows], axis=0)
+            for key in ("important", "sensitive")
+        }
+        every = {key: np.flatnonzero(share == 1).tolist() for key, share in chosen.items()}
+
+        def measure(key: str) -> NeuronMeasure:
+            return NeuronMeasure(
+                key, f"Among the {data['k']} most {key}", f"share of {len(rows)} target classes",
+                f"1: it is one of the {data['k']} most {key} features whatever class the attack aims at.", "for every class",
+                (before_head(data["layer"], chosen[key].tolist(), every[key]),),
+            )  # fmt: skip
+
+        return measure("important"), measure("sensitive")
 
     def _doubts(self, data: dict[str, Any]) -> tuple[Flag, ...]:
         flags = []
@@ -240,7 +247,7 @@ def _measure(title: str, mean: Mean, explanation: str) -> Measure:
 
 def _bars(title: str, rows: list[dict[str, Any]], key: str, y: str, chance: tuple[float, float, float]) -> Figure:
     return Figure(
-        chart="class_bars",
+        chart="class_values",
         title=title,
         rows=tuple({"name": row["name"], "value": row[key], "n": row["images"]} for row in rows),
         options={"y": y} | dict(zip(("chance", "low", "high"), chance, strict=True)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -11,23 +10,19 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from auditor.analysis import Analysis, Finding, Pair, Subject
+from auditor.analysis import Analysis, Finding, NeuronMeasure, Pair, Subject, before_head
 from auditor.attack import ATTACKS, Attack, Ensemble
-from auditor.classifier import finite
 from auditor.criterion import Misclassification
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.metrics import Rate
-from auditor.nip.influence import confidence_slope, head_influence, split
+from auditor.nip.change import PARTS, Reading, Value, change_of_influence
+from auditor.nip.influence import Parts
 from auditor.nip.totals import Influences, InfluenceTotals
-from auditor.probes.head import Head, head_of, penultimate
+from auditor.probes.head import Head, head_of
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
-from auditor.statistics.means import Mean
-from auditor.twins.rows import picked, rows_of, spread
+from auditor.twins.rows import picked, spread
 from auditor.twins.stored import make_twins
 
-PARTS = ("front", "tail", "remaining")
-Reading = Literal["own", "clean"]
 READINGS: dict[Reading, str] = {"own": "each image's own class", "clean": "the clean image's class"}
 READ: dict[Reading, str] = {
     "own": "Influence on a twin is on the class that the twin is taken for, as the paper defines it. Where that is another "
@@ -58,7 +53,7 @@ class NeuronInfluence(Analysis):
         "own",
         description="The class that influence on a twin is about: the one predicted on the twin itself, or on the clean image.",
     )
-    value: Literal["margin", "softmax"] = Field(
+    value: Value = Field(
         "margin", description="Influence is shown on the log odds of the class, or on its softmax confidence."
     )
     only_success: bool = Field(
@@ -70,24 +65,6 @@ class NeuronInfluence(Analysis):
     def cost(self) -> float:
         """Two passes, and the twins of an attack or two of some ten steps."""
         return 62.0
-
-    def influences(self, subject: Subject, head: Head, pair: Pair, explained: Reading) -> Influences:
-        """Influence of each feature before the head on some images and on their twins, there on the class of that reading."""
-        classifier = subject.classifier
-        with torch.no_grad():
-            clean = penultimate(classifier, head, pair.x.to(classifier.dtype))
-            twin = penultimate(classifier, head, pair.x_adv.to(classifier.dtype))
-        predicted = finite(clean.logits).argmax(1)
-        about = predicted if explained == "clean" else finite(twin.logits).argmax(1)
-        own = head_influence(clean.features, clean.logits, head.weight, predicted)
-        other = head_influence(twin.features, twin.logits, head.weight, about)
-        if self.value == "margin":
-            return Influences(own, other, own, other)
-        slope, other_slope = (
-            confidence_slope(part.logits.double(), classes)[:, None]
-            for part, classes in ((clean, predicted), (twin, about))
-        )
-        return Influences(own, other, own * slope, other * other_slope)
 
     def run(self, subject: Subject) -> Finding:
         head = head_of(subject.classifier)
@@ -125,37 +102,15 @@ class NeuronInfluence(Analysis):
     def _change(
         self, subject: Subject, head: Head, name: str, pairs: Iterable[Pair], totals: InfluenceTotals | None
     ) -> dict[str, Any]:
-        """Mean change of the influence of each part, parts picked on the clean image and on the twin, over some pairs."""
-        rows: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
-        fooled: list[NDArray[np.bool_]] = []
-        for whole in pairs:
-            fooled.append(whole.fooled)
-            pair = rows_of(whole, whole.fooled) if self.only_success and name != CONTROL else whole
-            if len(pair.sample) == 0:
-                continue
-            for reading in READINGS:
-                seen = self.influences(subject, head, pair, reading)
-                clean, twin = (split(values, self.front, self.tail) for values in (seen.clean, seen.twin))
-                change = seen.twin_value - seen.clean_value
-                for part in PARTS:
-                    rows[reading, part].append(change.gather(1, getattr(clean, part)).mean(1).cpu().numpy())
-                    rows[f"{reading} on twin", part].append(change.gather(1, getattr(twin, part)).mean(1).cpu().numpy())
-                if totals is not None and reading == self.explained:
-                    totals.add(seen, clean, twin)
+        def see(reading: Reading, seen: Influences, clean: Parts, twin: Parts) -> None:
+            if totals is not None and reading == self.explained:
+                totals.add(seen, clean, twin)
 
-        def of(key: str, part: str) -> NDArray[np.float64]:
-            return np.concatenate([np.empty(0), *rows[key, part]])
-
-        return {
-            "name": name,
-            "fooled": Rate.of(np.concatenate(fooled)).model_dump(),
-            "change": {key: {part: Mean.of(of(key, part)).model_dump() for part in PARTS} for key in READINGS},
-            "change_picked_on_twin": {
-                key: {part: Mean.of(of(f"{key} on twin", part)).model_dump() for part in PARTS} for key in READINGS
-            },
-            "front_falls": {key: Rate.of(of(key, "front") < 0).model_dump() for key in READINGS},
-            "tail_rises": {key: Rate.of(of(key, "tail") > 0).model_dump() for key in READINGS},
-        }
+        return {"name": name} | change_of_influence(
+            subject.classifier, head, pairs,
+            front=self.front, tail=self.tail, value=self.value,
+            only_success=self.only_success and name != CONTROL, see=see,
+        )  # fmt: skip
 
     def section(self, finding: Finding) -> Section:
         data = finding.data
@@ -179,7 +134,7 @@ class NeuronInfluence(Analysis):
                 ),
                 *self._changes(data["attacks"], unit),
                 Figure(
-                    chart="curves",
+                    chart="lines",
                     title="Influence of the neurons, sorted on each clean image",
                     rows=tuple(curve),
                     options={
@@ -195,10 +150,33 @@ class NeuronInfluence(Analysis):
             ),
         )
 
+    def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
+        columns = {key: np.array(values) for key, values in finding.data["by_neuron"].items()}
+        unit = "log odds" if self.value == "margin" else "confidence"
+        head = finding.data["layer"].removeprefix("the input of ")
+
+        def measure(key: str, title: str, unit: str, values: NDArray[np.float64], reading: str) -> NeuronMeasure:
+            often = np.argsort(-columns["front_clean"], kind="stable")[: self.front].tolist()
+            marked_as = f"among the {self.front} most often front"
+            return NeuronMeasure(key, title, unit, reading, marked_as, (before_head(head, values.tolist(), often),))
+
+        clean, twin = columns["influence_clean"], columns["influence_twin"]
+        return (
+            measure("clean", "Influence, clean", unit, clean, "Large: it speaks for the class that is predicted."),
+            measure(
+                "change", "Influence, twin minus clean", unit, twin - clean,
+                "Below 0: under attack it speaks less for the class, above 0: more.",
+            ),
+            measure(
+                "front", "Front on clean images", "share of the images", columns["front_clean"],
+                f"1: on every image it is one of the {self.front} neurons of largest influence.",
+            ),
+        )  # fmt: skip
+
     def _changes(self, attacks: list[dict[str, Any]], unit: str) -> tuple[AnyBlock, ...]:
         figures = tuple(
             Figure(
-                chart="interval_dots",
+                chart="dots",
                 title=f"Change of influence on {words}, under each attack",
                 rows=tuple(
                     {"label": item["name"], "series": part} | item["change"][key][part]
@@ -252,7 +230,7 @@ class NeuronInfluence(Analysis):
             for part in ("front", "tail")
         ]  # fmt: skip
         return Figure(
-            chart="interval_dots",
+            chart="dots",
             title="Neurons that are front, or tail, on an image and on its twin",
             rows=tuple(rows),
             options={"x": "share of the part that is the same", "format": ".0%"},

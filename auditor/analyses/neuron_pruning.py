@@ -152,14 +152,14 @@ def _rates(data: dict[str, Any], images: str, point: int) -> dict[str, dict[str,
 
 def _figure(data: dict[str, Any], images: str, title: str) -> Figure:
     return Figure(
-        chart="rate_curve",
+        chart="lines",
         title=title,
         rows=tuple(
             {"x": pruned / data["neurons"], "series": series} | _rates(data, images, point)[name]
             for name, series in _SERIES.items()
             for point, pruned in enumerate(data["pruned"])
         ),
-        options={"x": "share of the neurons pruned", "y": "accuracy", "x_format": "%"},
+        options={"x": "share of the neurons pruned", "y": "accuracy", "x_format": ".0%", "share": True},
         reading="Where 'most sensitive first' falls faster than 'random order', Δ finds neurons that the predictions rest on. "
         f"Bands are 95 % Wilson intervals; the random band goes from the worst to the best of {_draws(data)} orders.",
     )

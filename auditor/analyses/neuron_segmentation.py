@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.classifier import Classifier
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.neurons import LayerKind, list_layers, watch
+from auditor.neurons import list_layers
+from auditor.probes.regions import Maps, darkened, maps_of, overlaps, thresholds_of
 from auditor.randomness import derive_seed
 from auditor.ranking.agreement import descending
 from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
@@ -26,22 +25,11 @@ from auditor.statistics.means import Mean
 LEAST_SIDE = 8
 """By default the last layer whose maps have at least 8 pixels on a side: coarser ones show little of where a neuron looks."""
 
-DARK = 0.2
-"""Brightness of what a neuron does not look at."""
-
 GROUPS = {
     "most": "most sensitive",
     "least": "least sensitive",
     "random": "random others",
 }
-
-
-class Maps(NamedTuple):
-    """Maps of some neurons of one layer on N images and on their twins, float32 (N, neurons, H, W), and the images' ids (N,)."""
-
-    samples: NDArray[np.int64]
-    clean: Tensor
-    moved: Tensor
 
 
 class NeuronSegmentation(Analysis):
@@ -77,7 +65,7 @@ class NeuronSegmentation(Analysis):
         groups = self.groups(layer, subject.seed)
         neurons = np.concatenate(list(groups.values()))
         maps = self.maps(subject, name, neurons)
-        thresholds = self.thresholds(maps.clean)
+        thresholds = thresholds_of(maps.clean, self.share)
         overlap = overlaps(maps.clean, maps.moved, thresholds)
         placed = [(group, neuron) for group, members in groups.items() for neuron in members.tolist()]
         shown = [place for place, (group, _) in enumerate(placed) if group != "random"]
@@ -126,33 +114,10 @@ class NeuronSegmentation(Analysis):
         """The maps of these neurons on the images searched."""
         order = np.random.default_rng(derive_seed(subject.seed, "segmentation")).permutation(len(subject.ids))
         wanted = subject.ids[order[: self.images]]
-        index = torch.from_numpy(neurons).to(subject.classifier.device)
-        samples: list[NDArray[np.int64]] = []
-        clean: list[Tensor] = []
-        moved: list[Tensor] = []
-        seen = 0
-
-        def see(layer: str, kind: LayerKind, type_name: str, output: Tensor) -> None:
-            if layer == name:
-                before, after = output[:, index].float().cpu().chunk(2)
-                clean.append(before)
-                moved.append(after)
-
-        for pair in subject.pairs:
-            chosen = np.flatnonzero(np.isin(pair.sample, wanted))
-            if len(chosen):
-                rows = torch.from_numpy(chosen).to(pair.x.device)
-                with torch.no_grad(), watch(subject.classifier.network, see):
-                    subject.classifier(torch.cat([pair.x[rows], pair.x_adv[rows]]).to(subject.classifier.dtype))
-                samples.append(pair.sample[chosen])
-            seen += len(pair.sample)
-            subject.on_progress(0.5 + 0.5 * seen / len(subject.pairs), self.title)
-        return Maps(np.concatenate(samples), torch.cat(clean), torch.cat(moved))
-
-    def thresholds(self, clean: Tensor) -> NDArray[np.float64]:
-        """What the share of each neuron's activations exceeds, over all images and places; ``clean``: (N, neurons, H, W)."""
-        values = clean.double().transpose(0, 1).flatten(1).numpy()
-        return np.asarray(np.quantile(values, 1 - self.share, axis=1))
+        return maps_of(
+            subject.classifier, subject.pairs, name, neurons, wanted,
+            on_progress=lambda share: subject.on_progress(0.5 + 0.5 * share, self.title),
+        )  # fmt: skip
 
     def section(self, finding: Finding) -> Section:
         data = finding.data
@@ -260,23 +225,6 @@ class NeuronSegmentation(Analysis):
         candidates = [layer for layer in layers if layer.kind == "activation"] or layers
         fine = [layer for layer in candidates if min(layer.spatial) >= LEAST_SIDE]
         return fine[-1].name if fine else max(candidates, key=lambda layer: min(layer.spatial)).name
-
-
-def darkened(x: Tensor, activity: Tensor, threshold: float) -> Tensor:
-    """The image (C, H, W) with everything darkened where the enlarged map (H', W') is not above the threshold."""
-    enlarged = interpolate(activity[None, None], size=x.shape[1:], mode="bilinear", align_corners=False)[0]
-    return torch.where(enlarged > threshold, x, DARK * x)
-
-
-def overlaps(clean: Tensor, moved: Tensor, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of the places above the threshold, on images and twins, (N, neurons); NaN where there are none.
-
-    ``clean``, ``moved``: (N, neurons, H, W); on the grid of the layer itself.
-    """
-    level = torch.from_numpy(thresholds).view(1, -1, 1, 1)
-    before, after = clean.double() > level, moved.double() > level
-    both, either = (before & after).sum((2, 3)).double(), (before | after).sum((2, 3)).double()
-    return np.asarray((both / either).numpy())
 
 
 def _together(overlap: NDArray[np.float64], rows: list[dict[str, Any]], group: str) -> Mean:

@@ -78,11 +78,11 @@ class NeuronSensitivity(Analysis):
                     f"{finding.data['pairs']}."
                 ),
                 Figure(
-                    chart="layer_profile",
+                    chart="layer_lines",
                     title="Sensitivity of each layer",
                     rows=profile,
                     options={
-                        "series": {"top_mean": f"most sensitive {percent}", "mean": "all neurons"},
+                        "fields": {"top_mean": f"most sensitive {percent}", "mean": "all neurons"},
                         "y": "mean |Δ output|",
                     },
                     reading=f"Each point is one layer, from input to output. 'Most sensitive {percent}' averages over the "
@@ -92,10 +92,10 @@ class NeuronSensitivity(Analysis):
                     select="layer",
                 ),
                 Figure(
-                    chart="layer_profile",
+                    chart="layer_lines",
                     title="Sensitivity ratio of each layer",
                     rows=profile,
-                    options={"series": {"ratio_top_mean": f"most sensitive {percent}"}, "y": "|Δ output| / |output|"},
+                    options={"fields": {"ratio_top_mean": f"most sensitive {percent}"}, "y": "|Δ output| / |output|"},
                     reading="The change divided by the size of the clean output, averaged over the same neurons. 1 means that "
                     f"the change is as large as the output. A clean output of zero counts as: {_ZERO_RULE[self.zero]}.",
                 ),
@@ -113,17 +113,17 @@ class NeuronSensitivity(Analysis):
         rows = self._neurons(layer)
         if len(path) > 1:
             return tuple(_neuron(layer, row) for row in rows if str(row["neuron"]) == path[1])
-        count = sum(row["sensitive"] == "yes" for row in rows)
+        count = sum(row["marked"] == "yes" for row in rows)
         return (
             Text(
                 text=f"{layer.name}: {layer.type}, {len(rows)} neurons; marked are the most sensitive ({count}). The clean "
                 f"output is exactly zero in {100 * layer.zero_share:.1f} % of all cases (image and neuron)."
             ),
             Figure(
-                chart="neuron_bars",
+                chart="neuron_values",
                 title=f"Neurons of {layer.name}, most sensitive first",
                 rows=rows,
-                options={"y": "mean |Δ output|"},
+                options={"y": "mean |Δ output|", "marked": "most sensitive"},
                 reading="Each bar is one neuron: a channel, or a unit of a linear layer.",
                 select="neuron",
             ),
@@ -132,7 +132,7 @@ class NeuronSensitivity(Analysis):
                 columns=(
                     Column(key="rank", title="Rank"),
                     Column(key="neuron", title="Neuron"),
-                    Column(key="sensitivity", title="Sensitivity", format=".5g"),
+                    Column(key="value", title="Sensitivity", format=".5g"),
                     Column(key="ratio", title="Ratio", format=".4g"),
                 ),
                 rows=rows[:20],
@@ -181,9 +181,9 @@ class NeuronSensitivity(Analysis):
             {
                 "rank": rank,
                 "neuron": int(neuron),
-                "sensitivity": float(layer.sensitivity[neuron]),
+                "value": float(layer.sensitivity[neuron]),
                 "ratio": None if np.isnan(layer.ratio[neuron]) else float(layer.ratio[neuron]),
-                "sensitive": "yes" if int(neuron) in top else "no",
+                "marked": "yes" if int(neuron) in top else "no",
             }
             for rank, neuron in enumerate(np.argsort(-layer.sensitivity, kind="stable"), 1)
         )
@@ -252,7 +252,7 @@ def _neuron(layer: LayerSensitivity, row: dict[str, Any]) -> Measures:
         items=(
             Measure(
                 title=f"Sensitivity of neuron {row['neuron']}",
-                value=row["sensitivity"],
+                value=row["value"],
                 higher_is_better=False,
                 explanation=f"Mean absolute change of its output; the layer's mean is {layer.sensitivity.mean():.4g}.",
             ),

@@ -95,7 +95,7 @@ class RankingAgreement(Analysis):
         pairs = [cell | {"random": layer["random_jaccard"]} for cell in layer["cells"] if cell["row"] < cell["column"]]
         return (
             Figure(
-                chart="matrix",
+                chart="grid",
                 title=f"Rank correlation over the {n} neurons of {layer['name']}",
                 rows=tuple({"row": c["row"], "column": c["column"], "value": c["correlation"]} for c in layer["cells"]),
                 options={"value": NAMES[self.measure], "domain": [-1, 1], "height": 360},
@@ -103,7 +103,7 @@ class RankingAgreement(Analysis):
                 f"within {chance:.2f} of zero in 95 % of all cases.",
             ),
             Figure(
-                chart="matrix",
+                chart="grid",
                 title=f"Neurons that both rankings put first, {layer['name']}",
                 rows=tuple({"row": c["row"], "column": c["column"], "value": c["jaccard"]} for c in layer["cells"]),
                 options={"value": "|both| / |either|", "domain": [0, 1], "height": 360},

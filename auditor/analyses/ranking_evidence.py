@@ -192,7 +192,7 @@ class RankingEvidence(Analysis):
                 f"ones ({layer['draws']}), that do at least as well; one ranking in twenty gets 0.05 by chance.",
             ),
             Figure(
-                chart="interval_dots",
+                chart="dots",
                 title=f"Difference to random neurons, {layer['name']}",
                 rows=dots,
                 options={"x": "accuracy with the ranking's neurons minus with random ones", "format": ".0%"},
@@ -201,10 +201,10 @@ class RankingEvidence(Analysis):
                 "the clean image: the network needs them more than random ones.",
             ),
             Figure(
-                chart="curves",
+                chart="lines",
                 title=f"Accuracy on the twins when neurons of {layer['name']} are restored",
                 rows=tuple(curves),
-                options={"x": "neurons restored", "y": "accuracy on the twins", "format": ".0%"},
+                options={"x": "neurons restored", "y": "accuracy on the twins", "format": ".1%"},
                 reading="The band goes from the lowest to the highest of the random draws; a ranking that finds the "
                 "neurons which carry the failure runs above it. The intervals of the rankings are in the table below.",
             ),

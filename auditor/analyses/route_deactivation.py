@@ -151,10 +151,10 @@ class RouteDeactivation(Analysis):
             for images, name in IMAGES.items():
                 blocks.append(
                     Figure(
-                        chart="rate_curve",
+                        chart="lines",
                         title=f"{title}: {name}",
                         rows=_curves(rows, images, data["untouched"][images], whole),
-                        options={"x": x, "y": "accuracy", "x_format": ".0%", "series": "channels"},
+                        options={"x": x, "y": "accuracy", "x_format": ".0%", "share": True, "legend": "channels"},
                         reading=_READING[what],
                     )
                 )

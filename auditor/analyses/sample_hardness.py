@@ -135,13 +135,14 @@ class SampleHardness(Analysis):
                     )
                 ),
                 Figure(
-                    chart="rate_curve",
+                    chart="lines",
                     title=f"Still correct under {fgsm}, by score",
                     rows=tuple({**row, "series": SCORES[row["score"]]} for row in data["tenths"]),
                     options={
                         "x": "tenth of the images, from easy to hard",
                         "y": "still correct",
-                        "series": "ordered by",
+                        "share": True,
+                        "legend": "ordered by",
                     },
                     reading="The images are put in order by each score and cut into tenths; bands are 95 % intervals. The better "
                     "a score, the steeper its line. Where the margin's rises as steeply, V only says how sure the network is.",

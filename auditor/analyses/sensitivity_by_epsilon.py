@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,16 +17,15 @@ from auditor.attack import Attack
 from auditor.criterion import Misclassification
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
+from auditor.neurons import KIND_TITLES
 from auditor.randomness import derive_seed
 from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, image_means
 from auditor.report.blocks import Column, Figure, Section, Table, Text
 from auditor.series import Multiples, Names
 from auditor.statistics.means import Mean
 from auditor.threat import ThreatModel, show_epsilon
-from auditor.twins.stored import make_twins
+from auditor.twins.stored import for_now, make_twins
 from auditor.twins.targeted import papers_pgd
-
-KINDS = {"conv": "convolutions", "norm": "normalisations", "activation": "activations", "linear": "linear layers"}
 
 SHOWN = 8
 """Layers shown where none are named: the last four convolutions and their activations, as in the paper's Table II."""
@@ -126,19 +123,19 @@ class SensitivityByEpsilon(Analysis):
         attack: Attack,
         threat: ThreatModel,
         layers: list[LayerSensitivity],
-        part: tuple[float, float] = (0.0, 1.0),
+        stretch: tuple[float, float] = (0.0, 1.0),
     ) -> dict[tuple[str, str], NDArray[np.float64]]:
         """Sensitivity and ratio of each of the subject's images within ``threat``, by layer and measure, (N,).
 
-        ``part``: where this begins in the whole analysis and which share of it it is, for who watches.
+        ``stretch``: where this begins in the whole analysis and which share of it it is, for who watches.
         """
-        begin, share = part
+        begin, share = stretch
         sensitive = {layer.name: layer.top(self.top) for layer in layers}
         labels = torch.from_numpy(subject.dataset.labels[subject.ids]).to(subject.classifier.device)
         found: dict[tuple[str, str], list[NDArray[np.float64]]] = defaultdict(list)
-        with tempfile.TemporaryDirectory(dir=subject.folder) as folder:
+        with for_now(subject) as part:
             twins = make_twins(
-                replace(subject, folder=Path(folder)),
+                part,
                 attack,
                 Misclassification(labels),
                 threat=threat,
@@ -167,14 +164,17 @@ class SensitivityByEpsilon(Analysis):
                     f"on the audit's own pairs: {data['pairs']}. In {rising} of {len(data['layers'])} layers the mean ratio "
                     "over all neurons rises at every step of epsilon."
                 ),
-                *(self._figure([row for row in shown if row["kind"] == kind], KINDS[kind], epsilons) for kind in kinds),
+                *(
+                    self._figure([row for row in shown if row["kind"] == kind], KIND_TITLES[kind], epsilons)
+                    for kind in kinds
+                ),
                 *(self._table(key, title.format(percent), shown, epsilons) for key, title in MEASURES.items()),
             ),
         )
 
     def _figure(self, rows: list[dict[str, Any]], kind: str, epsilons: list[float]) -> Figure:
         return Figure(
-            chart="interval_lines",
+            chart="lines",
             title=f"Sensitivity ratio against epsilon: {kind}",
             rows=tuple(
                 {"x": epsilon, "label": f"{row['name']}, ε = {show_epsilon(epsilon)}", "series": row["name"]}
@@ -182,7 +182,7 @@ class SensitivityByEpsilon(Analysis):
                 for row in rows
                 for epsilon, point in zip(epsilons, row["points"], strict=True)
             ),
-            options={"x": "epsilon (largest perturbation)", "y": "|Δ output| / |output|"},
+            options={"x": "epsilon (largest perturbation)", "y": "|Δ output| / |output|", "bars": True},
             reading=f"Change relative to the clean output, over the most sensitive {100 * self.top:g} % of each layer. A "
             "straight line through zero: the layer passes on what comes in. A line that bends down: it saturates. Bars are "
             "95 % intervals over images. A clean output of zero counts as ratio 1.",

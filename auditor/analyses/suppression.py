@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -27,7 +25,7 @@ from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
 from auditor.report.blocks import Column, Figure, Section, Table, Text
 from auditor.series import Names, Shares
 from auditor.statistics.means import Mean
-from auditor.twins.stored import StoredPairs, make_twins
+from auditor.twins.stored import StoredPairs, for_now, make_twins
 from auditor.twins.targeted import papers_pgd
 
 Chosen = dict[str, Tensor]
@@ -125,17 +123,16 @@ class Suppression(Analysis):
         total = 1 + (1 + self.draws) * len(attacked)
         done = 0
 
-        def twins_of(classifier: Classifier, folder: str) -> StoredPairs:
+        def twins_of(classifier: Classifier, part: Subject) -> StoredPairs:
             nonlocal done
-            part = replace(subject, folder=Path(folder))
             done += 1
             return make_twins(
                 part, attack, Misclassification(labels), classifier=classifier,
                 on_progress=lambda share, what: subject.on_progress((done - 1 + share) / total, what),
             )  # fmt: skip
 
-        with tempfile.TemporaryDirectory(dir=subject.folder) as folder:
-            twins = twins_of(subject.classifier, folder)
+        with for_now(subject) as part:
+            twins = twins_of(subject.classifier, part)
             for model, choices in models:
                 for beta in self.betas:
                     subject.on_progress(done / total, f"suppression, beta {beta:g}")
@@ -148,8 +145,8 @@ class Suppression(Analysis):
             for beta in attacked:
                 right = []
                 for chosen in choices:
-                    with tempfile.TemporaryDirectory(dir=subject.folder) as folder:
-                        pairs = twins_of(self.suppressed(subject.classifier, chosen, beta), folder)
+                    with for_now(subject) as part:
+                        pairs = twins_of(self.suppressed(subject.classifier, chosen, beta), part)
                         right.append(1.0 - np.concatenate([pair.fooled for pair in pairs]))
                 yield Hits(model, "white-box", beta, np.mean(right, axis=0))
 
@@ -220,18 +217,18 @@ class Suppression(Analysis):
                     f"{data['pairs']}."
                 ),
                 Figure(
-                    chart="interval_lines",
+                    chart="lines",
                     title="Clean accuracy while neurons are suppressed",
                     rows=clean,
-                    options={"x": "beta (1: unchanged)", "y": "accuracy", "percent": True},
+                    options={"x": "beta (1: unchanged)", "y": "accuracy", "share": True, "bars": True},
                     reading=reading
                     + "A line that falls sooner for model A says that clean accuracy rests on these neurons.",
                 ),
                 Figure(
-                    chart="interval_lines",
+                    chart="lines",
                     title="Accuracy under attack while neurons are suppressed",
                     rows=attacked,
-                    options={"x": "beta (1: unchanged)", "y": "accuracy under attack", "percent": True},
+                    options={"x": "beta (1: unchanged)", "y": "accuracy under attack", "share": True, "bars": True},
                     reading=reading
                     + "Twins of the whole model were not made for the suppressed one: accuracy on them may rise "
                     "only because they no longer fit. Robustness is what is left on twins of the suppressed model.",

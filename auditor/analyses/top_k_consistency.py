@@ -163,20 +163,20 @@ class TopKConsistency(Analysis):
                     )
                 ),
                 Figure(
-                    chart="layer_profile",
+                    chart="layer_lines",
                     title="Consistency of the leading neurons by layer",
                     rows=profile,
-                    options={"series": {"consistency": "image and twin", "random": "random neurons"}, "y": "|both| / |either|"},
+                    options={"fields": {"consistency": "image and twin", "random": "random neurons"}, "y": "|both| / |either|"},
                     reading="1: the same neurons lead on an image and on its twin; the lower points are what two random sets of "
                     "neurons would have in common. Where the line comes down to them, the attack has replaced the neurons "
                     "that decide.",
                 ),
                 Figure(
-                    chart="layer_profile",
+                    chart="layer_lines",
                     title="Coverage of the neurons by layer",
                     rows=profile,
                     options={
-                        "series": {"covered_clean": "clean images", "covered_twin": "twins"},
+                        "fields": {"covered_clean": "clean images", "covered_twin": "twins"},
                         "y": "share of neurons that ever lead",
                     },
                     reading="A twin that makes neurons lead which no clean image made lead lifts its line above the other.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from auditor.classifier import Classifier, finite, input_gradient
-from auditor.probes.head import Head, penultimate
-from auditor.probes.identity_relu import IdentityRelu
+from auditor.harness.fast import fast_copy
+from auditor.probes.head import head_of, penultimate
+from auditor.probes.identity_relu import IdentityRelu, last_relu
 from auditor.threat import ThreatModel
 
 OWN_WEIGHT = 10.0
@@ -18,22 +20,24 @@ OWN_WEIGHT = 10.0
 STEP = 2.5
 """Length of a step, as a multiple of epsilon / iterations (the authors' code)."""
 TINY = 1e-9
+SURE = 1e-3
+"""A cross-entropy is beyond log K when it exceeds it by more than rounding could."""
 
 Best = Literal["output", "loss"]
 
 
 class Targets(NamedTuple):
-    """What R attacks want, one row each: ``features`` (R, M) to reach, the ``neuron`` (R,) that differs from the image's own
-    features, the class ``predicted`` (R,) to leave, and which rows let gradients ``pass`` through the last ReLU (R,)."""
+    """What R attacks want, one row each, all (R,): the ``neuron`` of the head's input and the ``change`` of it to reach, the
+    class ``predicted`` to leave, and which rows let gradients through the last ReLU (``passing``)."""
 
-    features: Tensor
     neuron: Tensor
+    change: Tensor
     predicted: Tensor
     passing: Tensor
 
-    def part(self, rows: slice) -> Targets:
+    def part(self, rows: Tensor) -> Targets:
         """Those of some rows."""
-        return Targets(self.features[rows], self.neuron[rows], self.predicted[rows], self.passing[rows])
+        return Targets(*(values[rows] for values in self))
 
 
 class Attacked(NamedTuple):
@@ -43,46 +47,67 @@ class Attacked(NamedTuple):
     changed: Tensor
 
 
-def target_loss(features: Tensor, targets: Targets) -> Tensor:
-    """||z - t|| / ||t|| + 10 |z_i - t_i| / |t_i|, (R,): the feature-space form of eq. 3 in the authors' code."""
-    goal = targets.features.to(features.dtype)
+def target_loss(features: Tensor, goal: Tensor, neuron: Tensor) -> Tensor:
+    """||z - t|| / ||t|| + 10 |z_i - t_i| / |t_i|, (R,): the feature-space form of eq. 3 in the authors' code.
+
+    ``features``, ``goal``: z and t, (R, M). ``neuron``: i, (R,).
+    """
     distance = (features - goal).norm(dim=1) / (goal.norm(dim=1) + TINY)
-    own, own_goal = (values.gather(1, targets.neuron[:, None])[:, 0] for values in (features, goal))
+    own, own_goal = (values.gather(1, neuron[:, None])[:, 0] for values in (features, goal))
     return distance + OWN_WEIGHT * (own - own_goal).abs() / (own_goal.abs() + TINY)
 
 
-def attack_neurons(
-    classifier: Classifier,
-    head: Head,
-    x: Tensor,
-    targets: Targets,
-    threat: ThreatModel,
-    *,
-    iterations: int,
-    best: Best,
-    relu: int,
-) -> Attacked:
-    """Projected gradient descent on ``target_loss`` from ``x`` (R, C, H, W), each row with a target of its own.
+class NeuronAttack:
+    """Projected gradient descent on ``target_loss`` from the image, each row with a target of its own.
 
     The best of all iterates, the image itself included, is the one with the highest cross-entropy of the predicted class
-    ("output") or the lowest loss ("loss"), the first where they are equal. ``relu``: see ``identity_relu``.
+    ("output") or the lowest loss ("loss"), the first where they are equal. Iterates come from a fast copy of the network, the
+    verdict on the best one from the network itself. ``relu``: see ``identity_relu``; 0 unless ``fake_relu``.
     """
-    ball = threat.ball(x)
-    step = STEP * ball.epsilon / iterations
-    x_adv, x_best = x, x
-    highest, answer = x.new_full((len(x),), -torch.inf), targets.predicted
-    for iteration in range(iterations + 1):
-        points = x_adv.detach().requires_grad_()
-        with torch.enable_grad(), IdentityRelu(relu, targets.passing):
-            features, logits = penultimate(classifier, head, points)
-            loss = target_loss(features, targets)
-        finite(logits)
-        score = cross_entropy(logits, targets.predicted, reduction="none") if best == "output" else -loss
-        better = score.detach() > highest
-        highest = torch.where(better, score.detach(), highest)
-        answer = torch.where(better, logits.detach().argmax(1), answer)
-        x_best = torch.where(better.view(-1, 1, 1, 1), points.detach(), x_best)
-        if iteration < iterations:
-            gradient = input_gradient(loss.sum(), points).nan_to_num(0.0, 0.0, 0.0)
-            x_adv = ball.project(x_adv - step * ball.steepest(gradient, x_adv), x)
-    return Attacked(x_best, answer != targets.predicted)
+
+    def __init__(
+        self, classifier: Classifier, threat: ThreatModel, *, iterations: int, best: Best, fake_relu: bool
+    ) -> None:
+        self.classifier, self.fast = classifier, fast_copy(classifier)
+        self.head = head_of(self.fast)
+        self.relu = last_relu(self.fast) if fake_relu else 0
+        self.threat, self.iterations, self.best = threat, iterations, best
+
+    def __call__(self, x: Tensor, targets: Targets) -> Attacked:
+        """``x``: (R, C, H, W), one image for each target."""
+        x_best, highest = x.clone(), x.new_full((len(x),), -torch.inf)
+        rows, x_adv, goal = torch.arange(len(x), device=x.device), x, torch.empty(0)
+        for iteration in range(self.iterations + 1):
+            last, wanted = iteration == self.iterations, targets.part(rows)
+            points = x_adv.detach().requires_grad_(not last)
+            with torch.set_grad_enabled(not last), IdentityRelu(self.relu, wanted.passing):
+                features, logits = penultimate(self.fast, self.head, points)
+                if iteration == 0:
+                    # From this very pass: another one's rounding would be a difference to reach, and its sign a step.
+                    goal = features.detach().scatter_add(1, wanted.neuron[:, None], wanted.change[:, None].to(features))
+                loss = target_loss(features, goal[rows], wanted.neuron)
+            score = self._score(finite(logits).detach(), loss.detach(), wanted.predicted)
+            better = score > highest[rows]
+            highest[rows[better]], x_best[rows[better]] = score[better], x_adv[better]
+            standing = ~self._settled(highest[rows])
+            rows = rows[standing]
+            if last or not len(rows):
+                break
+            gradient = input_gradient(loss[standing].sum(), points).nan_to_num(0.0, 0.0, 0.0)[standing]
+            x_adv = self._step(x_adv[standing], gradient, x[rows])
+        return Attacked(x_best, self.classifier.logits(x_best).argmax(1) != targets.predicted)
+
+    def _score(self, logits: Tensor, loss: Tensor, predicted: Tensor) -> Tensor:
+        """What the best iterate has most of, (R,)."""
+        return cross_entropy(logits, predicted, reduction="none") if self.best == "output" else -loss
+
+    def _step(self, x_adv: Tensor, gradient: Tensor, x: Tensor) -> Tensor:
+        ball = self.threat.ball(x)
+        step = STEP * ball.epsilon / self.iterations
+        return ball.project(x_adv - step * ball.steepest(gradient, x_adv), x)
+
+    def _settled(self, highest: Tensor) -> Tensor:
+        """Which rows cannot fail any more: the predicted class has less than 1 / K, and every better iterate gives it less."""
+        if self.best == "loss":
+            return torch.zeros_like(highest, dtype=torch.bool)
+        return highest > math.log(self.classifier.num_classes) + SURE

@@ -1,14 +1,22 @@
-"""What attacks on single neurons did to each image, and their successes counted under each definition."""
+"""Attacks on single neurons of each image, what they did, and their successes counted under each definition."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from auditor.analysis import Pair
+from auditor.delta.neuron_attack import NeuronAttack, Targets
+from auditor.delta.values import Activations, Feasible, Ordering, deltas_of, features_of, ordered, scores
 from auditor.metrics import paired_difference
+from auditor.probes.head import Head
+from auditor.randomness import RowRandom
+
+FakeRelu = Literal["dead", "always", "never"]
 
 
 class NeuronAttackOutcome(NamedTuple):
@@ -17,6 +25,8 @@ class NeuronAttackOutcome(NamedTuple):
     ``predicted``: the clean prediction. ``correct``: whether it is the label. ``twin``: whether the audit's own attack changed
     it. ``aimless``: whether the image has no finite Delta; all (B,). ``sensitive``, ``random``: which attacks changed the
     prediction, (B, K). ``norm``: size of the perturbations on sensitive neurons that did, NaN elsewhere, (B, K).
+    ``attacked``, ``fell``: which of all M neurons were attacked, as sensitive or as random, and which of these attacks
+    succeeded, (B, M).
     """
 
     predicted: NDArray[np.int64]
@@ -26,10 +36,57 @@ class NeuronAttackOutcome(NamedTuple):
     sensitive: NDArray[np.bool_]
     random: NDArray[np.bool_]
     norm: NDArray[np.float64]
+    attacked: NDArray[np.bool_]
+    fell: NDArray[np.bool_]
 
     @classmethod
     def joined(cls, parts: Sequence[NeuronAttackOutcome]) -> NeuronAttackOutcome:
         return cls(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def attack_images(
+    attack: NeuronAttack,
+    head: Head,
+    activations: Activations,
+    pair: Pair,
+    *,
+    count: int,
+    ordering: Ordering,
+    feasible: Feasible,
+    fake_relu: FakeRelu,
+    seed: int,
+    rows: int,
+    hear: Callable[[float], None],
+) -> NeuronAttackOutcome:
+    """Attack the ``count`` neurons of each image with the lowest Delta, and as many random ones, ``rows`` at a time.
+
+    A neuron on both lists is attacked once. An image without a finite Delta is not attacked: nothing to aim at. A neuron
+    without one aims at the largest of its image. ``hear`` is told the share done.
+    """
+    classifier, x = attack.classifier, pair.x.to(attack.classifier.dtype)
+    features = features_of(classifier, head, x)
+    _, deltas = deltas_of(classifier, head, x, activations.floor(feasible))
+    known = deltas.value.isfinite()
+    largest = deltas.value.masked_fill(~known, -torch.inf).amax(1, keepdim=True)
+    change = torch.where(known, deltas.value, largest)
+    predicted = classifier.logits(x).argmax(1)
+    draws = RowRandom(seed, "k-ns", [(sample,) for sample in pair.sample.tolist()]).uniform(features)
+    lists = [ordered(score)[:, :count] for score in (scores(deltas.value, activations, ordering), draws)]
+    wanted = torch.zeros_like(known).scatter(1, torch.cat(lists, 1), True) & known.any(1, keepdim=True)
+    owner, neuron = wanted.nonzero().unbind(1)
+    changed, norm = torch.zeros_like(wanted), torch.full_like(features, torch.nan)
+    for start in range(0, len(owner), rows):
+        image, unit = owner[start : start + rows], neuron[start : start + rows]
+        passing = torch.full_like(unit, fake_relu == "always", dtype=torch.bool) | (features[image, unit] == 0)
+        found = attack(x[image], Targets(unit, change[image, unit], predicted[image], passing))
+        changed[image, unit] = found.changed
+        norm[image, unit] = attack.threat.ball(x[:1]).distance(found.x_adv, x[image]).double()
+        hear((start + len(image)) / len(owner))
+    hits = [changed.gather(1, chosen) for chosen in lists]
+    lengths = norm.gather(1, lists[0]).masked_fill(~hits[0], torch.nan)
+    twin = classifier.logits(pair.x_adv.to(x)).argmax(1) != predicted
+    arrays = (predicted, predicted == pair.labels, twin, ~known.any(1), *hits, lengths, wanted, changed)
+    return NeuronAttackOutcome(*(array.cpu().numpy() for array in arrays))
 
 
 def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, Any]:
@@ -47,6 +104,7 @@ def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, A
             for name, any_ in nested.items()
         },
         "by_rank": {name: getattr(seen, name).sum(0).tolist() for name in nested},
+        "by_neuron": {name: getattr(seen, name).sum(0).tolist() for name in ("attacked", "fell")},
         "norms": [float(pick(norms)) for pick in (np.min, np.median, np.max)] if len(norms) else None,
         "beyond_pgd": _difference(by_pgd, nested["sensitive"][:, -1]),
         "beyond_random": _difference(nested["random"][:, -1], nested["sensitive"][:, -1]),

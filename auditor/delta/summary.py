@@ -20,11 +20,11 @@ def layer_data(
 ) -> dict[str, Any]:
     """The Delta-values of one layer in numbers, as plain data.
 
-    ``chosen``: the m neurons searched. ``std``: (M,). ``estimate``: first-order, (N, m). ``crossings``: of m neurons, one for
-    each of N images. Quantiles are of |Delta| / std.
+    ``chosen``: the m neurons searched. ``std``: (M,). ``estimate``: first-order, (N, m). ``crossings``: of N
+    images with m neurons each, image by image, in parts. Quantiles are of |Delta| / std.
     """
     scale = std[chosen].cpu().numpy()
-    value = torch.stack([item.value for item in crossings]).cpu().numpy()
+    value = torch.cat([item.value for item in crossings]).view(len(estimate), len(chosen)).cpu().numpy()
     scaled, guess = np.abs(value) / scale, np.abs(estimate.cpu().numpy()) / scale
     finite = np.isfinite(value)
     both = finite & np.isfinite(guess)

@@ -66,12 +66,12 @@ def head_logits(head: Head, features: Tensor) -> Tensor:
     return features.double() @ head.weight.double().T + head.bias.double()
 
 
-def delta_values(features: Tensor, logits: Tensor, weight: Tensor, *, floor: float = 0.0) -> Deltas:
+def delta_values(features: Tensor, logits: Tensor, weight: Tensor, *, floor: float | Tensor = 0.0) -> Deltas:
     """The smallest change of each neuron alone that leaves the predicted class y (eq. 1), in closed form (eq. 2).
 
-    Delta_c = (l_y - l_c) / (W[c, i] - W[y, i]); of the classes that keep z_i + Delta_c >= ``floor`` the nearest counts, ties
-    to the lower index. ``features``: (B, M). ``logits``: (B, K) in float64. ``weight``: (K, M). One class at a time: memory
-    is a few times (B, M).
+    Delta_c = (l_y - l_c) / (W[c, i] - W[y, i]); of the classes that keep z_i + Delta_c >= ``floor`` (a number, or one for each
+    image, (B, 1)) the nearest counts, ties to the lower index. ``features``: (B, M). ``logits``: (B, K) in float64.
+    ``weight``: (K, M). One class at a time: memory is a few times (B, M).
     """
     features, weight = features.double(), weight.double()
     top, predicted = logits.max(1)

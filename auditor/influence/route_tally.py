@@ -19,6 +19,9 @@ DRAWS = 1000
 """Random sets of neurons, or random routes, that a control is made of."""
 
 
+SIDES = ("clean", "adversarial")
+
+
 class Interval(NamedTuple):
     """A mean over ``n`` samples with its t-interval at 95 %; the bounds are None for a single sample."""
 
@@ -39,15 +42,17 @@ class Interval(NamedTuple):
 class RouteTally:
     """Counts the routes of images that come in batches, one layer.
 
-    ``groups``: for each image, in order, one of ``parts`` random parts of the data; ``classes``: number of classes.
+    ``groups``: for each image, in order, one of ``parts`` random parts of the data; ``classes``: number of classes; ``keep``:
+    of how many images, the first, to keep the routes themselves, as ``kept``.
     """
 
-    def __init__(self, neurons: int, groups: NDArray[np.int64], classes: int) -> None:
+    def __init__(self, neurons: int, groups: NDArray[np.int64], classes: int, keep: int = 0) -> None:
         self.groups = groups
         self.parts = np.zeros((int(groups.max()) + 1, neurons))
-        self.classes = np.zeros((classes, neurons))
+        self.classes = {side: np.zeros((classes, neurons), np.int32) for side in SIDES}
         self.class_images = np.zeros(classes, np.int64)
-        self.adversarial = np.zeros(neurons)
+        self.keep = keep
+        self.kept: dict[str, list[list[int]]] = {side: [] for side in SIDES}
         self.overlaps: list[float] = []
         self.neighbours: list[float] = []
         self._last: Tensor | None = None
@@ -59,12 +64,13 @@ class RouteTally:
         before = clean[:-1] if self._last is None else torch.cat([self._last, clean[:-1]])
         self.neighbours += jaccard(before, clean[len(clean) - len(before) :]).tolist()
         self._last = clean[-1:]
-        rows = clean.cpu().numpy()
-        np.add.at(self.parts, self.groups[self.images : self.images + len(rows)], rows)
-        np.add.at(self.classes, labels, rows)
+        np.add.at(self.parts, self.groups[self.images : self.images + len(clean)], clean.cpu().numpy())
         np.add.at(self.class_images, labels, 1)
-        self.adversarial += adversarial.sum(0).double().cpu().numpy()
-        self.images += len(rows)
+        for side, members in zip(SIDES, (clean, adversarial), strict=True):
+            rows = members.cpu().numpy()
+            np.add.at(self.classes[side], labels, rows)
+            self.kept[side] += [np.flatnonzero(row).tolist() for row in rows[: max(0, self.keep - self.images)]]
+        self.images += len(clean)
 
     @property
     def clean_frequency(self) -> NDArray[np.float64]:
@@ -73,18 +79,25 @@ class RouteTally:
 
     @property
     def adversarial_frequency(self) -> NDArray[np.float64]:
-        return self.adversarial / self.images
+        return np.asarray(self.classes["adversarial"].sum(0) / self.images)
 
-    def by_class(self, classes: int, neurons: int) -> list[dict[str, Any]]:
-        """The most frequent neurons of the classes with most images, with their frequency in the class; plain data."""
+    def by_class(self, classes: int, neurons: int, width: float) -> list[dict[str, Any]]:
+        """The classes with most images: their most frequent neurons with the frequencies, on clean images, and their routes,
+        of this width, on clean images and on their twins, most frequent first; plain data."""
         found = []
         for index in sorted(np.argsort(-self.class_images, kind="stable")[:classes].tolist()):
             images = int(self.class_images[index])
             if images:
-                shares = self.classes[index] / images
-                best = np.argsort(-shares, kind="stable")[:neurons]
+                shares = {side: counts[index] / images for side, counts in self.classes.items()}
+                best = np.argsort(-shares["clean"], kind="stable")[:neurons]
                 found.append(
-                    {"class": index, "images": images, "neurons": best.tolist(), "frequency": shares[best].tolist()}
+                    {
+                        "class": index,
+                        "images": images,
+                        "neurons": best.tolist(),
+                        "frequency": shares["clean"][best].tolist(),
+                        "route": {side: model_route([each], width)[0].tolist() for side, each in shares.items()},
+                    }
                 )
         return found
 

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from auditor.analysis import Pair
 from auditor.classifier import Classifier
+from auditor.delta.values import delta_values
 from auditor.neurons import list_layers, watch
 from auditor.nip.influence import head_influence, log_odds, slopes
 from auditor.probes.head import Head, penultimate
+from auditor.statistics.moments import Moments
 
 METHODS = {
     "sensitivity": "Neuron sensitivity",
@@ -60,7 +62,7 @@ class Ranking(NamedTuple):
 
 def rank_features(classifier: Classifier, head: Head, pairs: Iterable[Pair]) -> tuple[Ranking, ...]:
     """Every method on the features before the head, from one clean and one twin pass. No fooled twin: no "importance"."""
-    sums = _Means()
+    sums, moments = _Means(), Moments()
     deltas: list[NDArray[np.float32]] = []
     weight = head.weight.double()
     for pair in pairs:
@@ -72,11 +74,10 @@ def rank_features(classifier: Classifier, head: Head, pairs: Iterable[Pair]) -> 
         sums.add("gradient", head_influence(features, logits, weight, pair.labels).abs())
         sums.add("importance", (moved * weight[wrong.argmax(1)])[torch.from_numpy(pair.fooled).to(moved.device)])
         sums.add("activation", features.abs())
-        sums.add("mean", features)
-        sums.add("square", features.square())
+        moments.add(features.T)
         if (room := DELTA_IMAGES - sum(map(len, deltas))) > 0:
-            deltas.append(delta_values(features[:room], logits[:room], weight).float().cpu().numpy())
-    spread = _deviation(sums.mean("mean"), sums.mean("square"))
+            deltas.append(closest_flips(features[:room], logits[:room], weight).float().cpu().numpy())
+    spread = moments.std.cpu().numpy()
     values = {name: sums.mean(name) for name in ("sensitivity", "influence", "gradient", "importance", "activation")}
     values["delta"] = _over(spread, np.median(np.concatenate(deltas), axis=0).astype(np.float64))
     values["weight"] = weight.abs().sum(0).cpu().numpy()
@@ -113,21 +114,13 @@ def inner_layers(classifier: Classifier, head: Head, count: int) -> list[str]:
     return [able[(2 * place + 1) * len(able) // (2 * count)] for place in range(count)]
 
 
-def delta_values(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """Smallest |change of one feature| that ties the predicted class with another, (B, M); inf where none does.
+def closest_flips(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
+    """Smallest |change of one feature| that ties the predicted class with another, float64 (B, M); inf where none does.
 
-    Delta_c(i, x) = (l_y - l_c) / (W[c, i] - W[y, i]), minimum over c != y (Suri and Evans 2020, eq. 1-2). On an image whose
-    features are all at least 0, as after a ReLU, a change may not make one negative.
+    On an image whose features are all at least 0, as after a ReLU, a change may not make one negative.
     """
-    predicted = logits.argmax(1)
     floor = torch.where((features >= 0).all(1, keepdim=True), 0.0, -torch.inf)
-    smallest = torch.full_like(features, torch.inf)
-    for rival in range(logits.shape[1]):
-        gap = (logits.gather(1, predicted[:, None]) - logits[:, [rival]]).expand_as(features)
-        change = gap / (weight[rival] - weight[predicted])
-        allowed = (predicted != rival)[:, None] & change.isfinite() & (features + change >= floor)
-        smallest = torch.where(allowed, torch.minimum(smallest, change.abs()), smallest)
-    return smallest
+    return delta_values(features, logits, weight, floor=floor).value.abs()
 
 
 class _Means:
@@ -165,12 +158,6 @@ def _add_outputs(sums: dict[str, _Means], classifier: Classifier, x: Tensor, x_a
 
 def _odds_of(classes: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda logits: log_odds(logits, classes)
-
-
-def _deviation(mean: NDArray[np.float64], square: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard deviation from the mean and the mean square; exactly 0 for what does not vary beyond rounding."""
-    variance = square - mean**2
-    return np.sqrt(np.where(variance > 1e-12 * square, variance, 0.0))
 
 
 def _over(spread: NDArray[np.float64], change: NDArray[np.float64]) -> NDArray[np.float64]:

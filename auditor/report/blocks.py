@@ -60,7 +60,7 @@ class Table(Block):
 
 
 class Figure(Block):
-    """A chart: the name of a function in ``auditor.report.charts``, the rows it draws, and its options.
+    """A chart: the name of one in ``auditor.report.charts.CHARTS``, the rows it draws, and its options.
 
     ``reading`` is a sentence on how to read it. ``select`` names the field of the rows by which a click on a mark picks
     something to open (``Analysis.detail``); empty where there is nothing behind the marks.

@@ -49,15 +49,13 @@ def _page(name: str, result: AuditResult, sections: list[Section], details: dict
 
 
 def _details(result: AuditResult, section: Section) -> Iterator[tuple[str, list[Table]]]:
-    """The tables behind the marks of a section's selectable figures, by the name of the mark."""
+    """The tables behind the marks of a section's selectable figures, by the name of the mark, each mark once."""
     finding = keyed(result.findings).get(section.key)
     figures = [block for block in section.blocks if isinstance(block, Figure) and block.select]
     if finding is None:
         return
-    for figure in figures:
-        for name in dict.fromkeys(str(row[figure.select]) for row in figure.rows):
-            blocks = detail_of(finding, (name,))
-            yield name, [block for block in blocks if isinstance(block, Table)]
+    for name in dict.fromkeys(str(row[figure.select]) for figure in figures for row in figure.rows):
+        yield name, [block for block in detail_of(finding, (name,)) if isinstance(block, Table)]
 
 
 def _svg(figure: Figure) -> str:

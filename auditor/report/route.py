@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Table, Text
+from auditor.report.route_map import model_route, route_figure, route_table
 
 
 def overview(data: dict[str, Any], how: str, width: float, model_width: float) -> tuple[AnyBlock, ...]:
@@ -15,7 +16,7 @@ def overview(data: dict[str, Any], how: str, width: float, model_width: float) -
 
     ``how`` says in words along which edges; the widths are those of the analysis.
     """
-    layers = data["layers"]
+    layers, route = data["layers"], model_route(data)
     share, wide = f"{100 * width:g} %", f"{100 * model_width:g} %"
     bound = max(layer["occurrence"]["bound"] for layer in layers)
     agreed = data["agreement"]
@@ -40,34 +41,28 @@ def overview(data: dict[str, Any], how: str, width: float, model_width: float) -
                 ),
             )
         ),
+        route_figure(route, "The route of the model over the layers", select="layer"),
+        route_table(route),
+        Text(text="The Neurons page shows the routes of single classes and images, too."),
         Figure(
-            chart="route_map",
-            title="The route of the model over the layers",
-            rows=tuple(_members(layers)),
-            options={"height": 340},
-            reading="Each mark is a neuron on the model's route, each column a layer, from input to output; its height is the "
-            "neuron's index as a share of its layer. Where the colours part, the attack takes other ways than clean images do.",
-            select="layer",
-        ),
-        Figure(
-            chart="layer_series",
+            chart="layer_lines",
             title="How often the same neurons are on the route",
             rows=tuple(
                 _point(layer, series, layer["occurrence"][key])
                 for key, series in (("clean", "clean"), ("adversarial", "adversarial"), ("chance", "random routes"))
                 for layer in layers
             ),
-            options={"y": f"mean occurrence of the top {share}", "percent": True},
+            options={"y": f"mean occurrence of the top {share}", "share": True},
             reading=f"Share of the images on whose route a neuron is, averaged over the {share} of each layer that occur most. "
             f"100 % means that all images share one route; averaged over the model's route ({wide}) it could not exceed "
             f"{100 * bound:.1f} %.",
             select="layer",
         ),
         Figure(
-            chart="layer_series",
+            chart="layer_lines",
             title="Overlap of clean and adversarial routes",
             rows=tuple(_overlaps(layers)),
-            options={"y": "Jaccard index of two routes", "percent": True},
+            options={"y": "Jaccard index of two routes", "share": True},
             reading="Neurons on both routes, as a share of those on either, averaged over the images (bars: 95 % interval). "
             "An attack that changes the route brings the first line down towards that of two different clean images.",
             select="layer",
@@ -79,7 +74,7 @@ def overview(data: dict[str, Any], how: str, width: float, model_width: float) -
     ):
         blocks.append(
             Figure(
-                chart="layer_series",
+                chart="layer_lines",
                 title=title,
                 rows=tuple(_contrast_rows(layers, what)),
                 options={"y": unit, "log": True},
@@ -109,7 +104,7 @@ def one_layer(layer: dict[str, Any], class_names: Sequence[str]) -> tuple[AnyBlo
             f"model's route: {100 * occurs['model']:.1f} %, at most {100 * occurs['bound']:.1f} %."
         ),
         Figure(
-            chart="neuron_scatter",
+            chart="scatter",
             title=f"Neurons of {layer['name']} on the route",
             rows=rows,
             options={"x": "share of clean images", "y": "share of adversarial images", "group": "route of the model"},
@@ -149,23 +144,6 @@ def one_layer(layer: dict[str, Any], class_names: Sequence[str]) -> tuple[AnyBlo
             caption=f"Clean images; the {len(layer['classes'])} classes with most of them.",
         ),
     )
-
-
-def _members(layers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {
-            "layer": layer["name"],
-            "depth": layer["depth"],
-            "neuron": row["neuron"],
-            "place": (row["neuron"] + 0.5) / layer["neurons"],
-            "group": row["group"],
-            "clean": row["x"],
-            "adversarial": row["y"],
-        }
-        for layer in layers
-        for row in _neuron_rows(layer)
-        if row["group"] != "no"
-    ]
 
 
 def _point(

@@ -21,7 +21,7 @@ def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple
     """
     found = (
         Figure(
-            chart="curves",
+            chart="lines",
             title="Validation accuracy",
             rows=tuple(
                 {"x": point.epoch, "series": name, "value": rate.value, "low": rate.low, "high": rate.high, "n": rate.n}
@@ -29,16 +29,16 @@ def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple
                 for name, rate in (("clean", point.clean), (f"under PGD, {spec.threat}", point.robust))
                 if rate is not None
             ),
-            options={"x": EPOCHS, "y": "accuracy", "format": ".0%"},
+            options={"x": EPOCHS, "y": "accuracy", "share": True},
             reading="Share of the images kept back from training that are classified correctly, and that stay so under PGD with "
             f"{spec.validation_steps} steps; higher is better. Bands: 95 % Wilson intervals. So weak an attack flatters: audit "
             "the child before you quote a number.",
         ),
         Figure(
-            chart="curves",
+            chart="lines",
             title="Loss",
             rows=tuple(
-                {"x": point.epoch, "series": name.replace("_", " "), "value": value, "low": None, "high": None}
+                {"x": point.epoch, "series": name.replace("_", " "), "value": value}
                 for point in points
                 for name, value in point.terms.items()
             ),
@@ -47,10 +47,10 @@ def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple
             "are weighted; lower is better. A rise that does not end is a sign of too high a learning rate.",
         ),
         Figure(
-            chart="curves",
+            chart="lines",
             title="Sensitivity of layers",
             rows=tuple(
-                {"x": point.epoch, "series": layer, "value": value, "low": None, "high": None}
+                {"x": point.epoch, "series": layer, "value": value}
                 for point in points
                 for layer, value in point.sensitivity.items()
             ),
@@ -60,7 +60,7 @@ def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple
         ),
     )
     last = max((point.epoch for point in points), default=0)
-    shared = {"height": 260, "domain": [0, last if ended else max(spec.steps(1000) / 1000, last)]}
+    shared = {"height": 260, "x_domain": [0, last if ended else max(spec.steps(1000) / 1000, last)]}
     return tuple(figure.model_copy(update={"options": figure.options | shared}) for figure in found if figure.rows)
 
 
@@ -76,10 +76,7 @@ def outcome(result: TrainingResult) -> tuple[AnyBlock, ...]:
                 Measure(title="Epochs done", value=round(result.epochs, 2)),
             )
         ),
-        *(
-            Text(text=" ".join(filter(None, (flag.message, flag.evidence, flag.remedy))), tone=TONES[flag.severity])
-            for flag in result.flags
-        ),
+        *(Text(text=flag.text, tone=TONES[flag.severity]) for flag in result.flags),
         *_before_and_after(result),
         _cost(result),
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,8 @@ from auditor.harness.outcome import Finished
 from auditor.progress import OnProgress, no_progress
 from auditor.threat import ThreatModel
 
+TWINS, FOOLED = "twins.npy", "fooled.npy"
+
 
 class StoredPairs:
     """Pairs made by ``make_pairs``; iterating reads them back, ``batch_size`` at a time, in the order of the ids."""
@@ -35,6 +39,22 @@ class StoredPairs:
     ) -> None:
         self._file, self._fooled = file, fooled
         self._dataset, self._ids, self._device, self._batch_size = dataset, ids, device, batch_size
+
+    @classmethod
+    def opened(cls, folder: Path, subject: Subject, ids: NDArray[np.int64]) -> StoredPairs:
+        """Pairs of these samples that ``keep`` left in a folder."""
+        fooled, device = np.load(folder / FOOLED), subject.classifier.device
+        return cls(folder / TWINS, fooled, subject.dataset, ids, device, subject.batch_size)
+
+    def keep(self, folder: Path) -> None:
+        """Move the twins to a new folder, from which ``opened`` reads them."""
+        np.save(self._file.with_name(FOOLED), self._fooled)
+        self._file = self._file.parent.rename(folder) / TWINS
+
+    @property
+    def bytes(self) -> int:
+        """What the twins take on disk."""
+        return self._file.stat().st_size
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -71,7 +91,7 @@ def make_pairs(
 
     The twins lie in ``folder`` as float32, 4 * C * H * W bytes each; the caller removes the folder.
     """
-    file = folder / "twins.npy"
+    file = folder / TWINS
     twins = np.lib.format.open_memmap(file, "w+", np.float32, (len(ids), *classifier.input_shape))
 
     def keep(finished: Finished) -> None:
@@ -111,6 +131,13 @@ def make_twins(
         batch_size=subject.batch_size,
         on_progress=on_progress,
     )
+
+
+@contextmanager
+def for_now(subject: Subject) -> Iterator[Subject]:
+    """The subject, with twins made inside lasting no longer than that."""
+    with tempfile.TemporaryDirectory(dir=subject.folder) as folder:
+        yield replace(subject, folder=Path(folder))
 
 
 def successes(pair: Pair) -> Pair:

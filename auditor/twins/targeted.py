@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +15,10 @@ from auditor.criterion import TargetedMisclassification
 from auditor.errors import EvaluationError
 from auditor.progress import OnProgress, no_progress
 from auditor.randomness import derive_seed
-from auditor.twins.stored import make_twins, successes
+from auditor.twins.stored import StoredPairs, for_now, make_twins, successes
+
+KEPT, KEPT_BYTES = "targeted-", 2**30
+"""Folders of twins that another analysis may want too, and how much disk they may take together."""
 
 
 def papers_pgd(subject: Subject, steps: int) -> Attack:
@@ -49,24 +50,47 @@ def aimed_at(subject: Subject, target: int, most: int) -> NDArray[np.int64]:
     return np.sort(ids[subject.dataset.labels[ids] != target][:most])
 
 
+class Driven(NamedTuple):
+    """One target class: how many samples were ``tried``, and the ``pairs`` of those that reached it, to be read once."""
+
+    target: int
+    name: str
+    tried: int
+    pairs: Iterator[Pair]
+
+
+def driven_to_each(subject: Subject, attack: Attack, classes: int, images: int) -> Iterator[Driven]:
+    """Up to ``images`` samples driven to each of up to ``classes`` target classes, class by class."""
+    targets = target_classes(subject, classes)
+    for index, target in enumerate(targets):
+        name, ids = subject.classifier.class_name(target), aimed_at(subject, target, images)
+
+        def hear(done: float, what: str, index: int = index, name: str = name) -> None:
+            subject.on_progress((index + done) / len(targets), f"{what}, to {name}")
+
+        yield Driven(target, name, len(ids), successful_twins(subject, attack, target, ids, on_progress=hear))
+
+
 def successful_twins(
     subject: Subject, attack: Attack, target: int, ids: NDArray[np.int64], *, on_progress: OnProgress = no_progress
 ) -> Iterator[Pair]:
     """These images and their twins that the model takes for the target (D'^y), batch by batch; none is empty.
 
-    The twins lie on disk only as long as they are read.
+    The twins stay in the subject's folder, up to 1 GiB of them: who asks for the same ones again reads them back.
     """
     if len(ids) == 0:
         return
+    key = derive_seed(subject.seed, subject.threat, attack.describe(), target, *ids.tolist())
+    kept = subject.folder / f"{KEPT}{key:016x}"
     wanted = torch.full((len(ids),), target, dtype=torch.int64, device=subject.classifier.device)
-    with tempfile.TemporaryDirectory(dir=subject.folder) as folder:
-        twins = make_twins(
-            replace(subject, folder=Path(folder)),
-            attack,
-            TargetedMisclassification(wanted),
-            ids=ids,
-            on_progress=on_progress,
-        )
+    with for_now(subject) as part:
+        if kept.exists():
+            twins = StoredPairs.opened(kept, subject, ids)
+            on_progress(1.0, attack.display_title())
+        else:
+            twins = make_twins(part, attack, TargetedMisclassification(wanted), ids=ids, on_progress=on_progress)
+            if twins.bytes + sum(file.stat().st_size for file in subject.folder.glob(f"{KEPT}*/*")) <= KEPT_BYTES:
+                twins.keep(kept)
         for pair in twins:
             if pair.fooled.any():
                 yield successes(pair)

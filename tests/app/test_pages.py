@@ -305,6 +305,24 @@ def test_the_neurons_page_opens_a_module_a_layer_and_a_neuron_with_the_images_th
     assert page.query_params["layer"] == "1"
 
 
+def test_of_many_analyses_a_reader_picks_those_to_draw_and_the_address_keeps_them(world: World) -> None:
+    kinds = ("activation_distribution", "delta_values", "error_amplification", "neuron_exemplars", "neuron_sensitivity")
+    spec = quick_spec().model_copy(update={"analyses": tuple(ANALYSES.build(kind, {}) for kind in kinds)})
+    audit = run_here(world.client, world.client.audit("tiny", "random", spec))
+    page = opened("result", audit=audit)
+    headers = [item.value for item in page.header]
+    assert "Neuron sensitivity by layer" in headers
+    assert "Error amplification" not in headers
+    page = opened("result", audit=audit, analyses="error_amplification,unknown")
+    headers = [item.value for item in page.header]
+    assert "Error amplification" in headers
+    assert "Neuron sensitivity by layer" not in headers
+    page.button_group(key=f"analyses-{audit}").set_value(["neuron_exemplars", "delta_values"]).run()
+    assert not page.exception
+    assert {"What excites the neurons", "Delta-values of the last layer"} <= {item.value for item in page.header}
+    assert page.query_params["analyses"] in ("neuron_exemplars,delta_values", ["neuron_exemplars,delta_values"])
+
+
 def test_two_audits_stand_beside_each_other_on_one_scale(world: World) -> None:
     first = finished_audit(world)
     other = run_here(

@@ -79,6 +79,7 @@ def test_neurons_are_sorted_with_the_undefined_last() -> None:
     assert [row["neuron"] for row in bars.rows] == [2, 3, 0, 1]
     assert [row["marked"] for row in bars.rows] == ["no", "no", "yes", "no"]
     assert sum(row["count"] for row in bins.rows) == 3
+    assert sum(row["share"] for row in bins.rows) == pytest.approx(1)
     assert table.rows[-1]["value"] is None
     assert all(draw(figure).to_dict() for figure in (bars, bins))
 

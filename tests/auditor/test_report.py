@@ -13,7 +13,7 @@ from auditor import audit
 from auditor.analysis import keyed
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import Classifier
-from auditor.comparison import compare
+from auditor.comparison import compare, together
 from auditor.dataset import ImageDataset
 from auditor.errors import AuditorError, MismatchError
 from auditor.metrics import paired_difference
@@ -183,25 +183,14 @@ def test_an_analysis_that_ran_twice_keeps_its_runs_apart() -> None:
     assert "top=0.5" in html.render(twice)
 
 
-STANDARD = ("layer_profile", "neuron_bars", "accuracy_curve", "corruption_grid")
-"""Charts of every audit; the tests of the other analyses draw theirs."""
-
-
-@pytest.mark.parametrize("name", STANDARD)
-def test_every_chart_draws_its_rows(result: AuditResult, name: str) -> None:
+@pytest.mark.parametrize("name", ["layer_lines", "lines", "grid"])
+def test_every_chart_of_an_audit_draws_its_rows(result: AuditResult, name: str) -> None:
+    """Those that any audit has; the tests of the analyses draw theirs."""
     sections = [*document(result), *compare(result, result)]
-    figures = [
-        block for section in sections for block in section.blocks if isinstance(block, Figure) and block.chart == name
-    ]
-    finding = result.findings[0]
-    from auditor.analysis import analysis_of
-
-    details = analysis_of(finding).detail(finding, (finding.data["layers"][0]["name"],))
-    figures += [block for block in details if isinstance(block, Figure) and block.chart == name]
+    figures = [block for part in sections for block in part.blocks if isinstance(block, Figure) and block.chart == name]
     assert figures, f"nothing draws {name}"
     for figure in figures:
-        specification = draw(figure, width=400).to_dict()
-        assert "layer" in specification or "mark" in specification
+        assert draw(figure, width=400).to_dict()["layer"]
         assert figure.title
         assert figure.reading.endswith(".")
 
@@ -279,3 +268,28 @@ def test_both_models_stand_on_one_scale(result: AuditResult, other: AuditResult)
     assert len({row["series"] for row in curve.rows}) == 2
     assert {row["what"] for row in sections["settings"].blocks[0].rows} >= {"model"}
     assert "torch" not in {row["what"] for row in sections["settings"].blocks[0].rows}, "what agrees is left out"
+
+
+def test_a_chart_of_one_model_stands_twice_on_one_scale() -> None:
+    """Bars of two models over each other would hide one of them."""
+    bars = {
+        name: Figure(
+            chart="neuron_values",
+            title="Neurons",
+            rows=({"neuron": 0, "value": value, "marked": "no"},),
+            options={"y": "size", "marked": "top"},
+            select="neuron",
+        )
+        for name, value in (("plain", 2.0), ("robust", 5.0))
+    }
+    first, second = together(*bars.values(), ("plain", "robust"))
+    assert (first.title, second.title) == ("Neurons (plain)", "Neurons (robust)")
+    assert first.options["domain"] == second.options["domain"] == [0, 5]
+    assert [figure.rows for figure in (first, second)] == [figure.rows for figure in bars.values()]
+    assert not first.select, "there is nothing to open"
+    chance = {"y": "rho", "chance": 0.0, "low": -0.25, "high": 0.25}
+    banded = [figure.model_copy(update={"chart": "class_values", "options": chance}) for figure in bars.values()]
+    assert [figure.options["domain"] for figure in together(*banded, ("plain", "robust"))] == [[-0.25, 5]] * 2
+    lines = bars["plain"].model_copy(update={"chart": "lines"})
+    (one,) = together(lines, lines, ("plain", "robust"))
+    assert [row["model"] for row in one.rows] == ["plain", "robust"]

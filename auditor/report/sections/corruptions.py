@@ -31,10 +31,16 @@ class Corruptions(ReportSection):
         )
         rows = accuracy_rows(result)
         chart = Figure(
-            chart="corruption_grid",
+            chart="grid",
             title="Accuracy under corruptions",
             rows=tuple(rows),
-            options={"height": 24 * len({row["corruption"] for row in rows})},
+            options={
+                "x": "severity (0: uncorrupted)",
+                "value": "accuracy",
+                "domain": [0, 1],
+                "format": ".0%",
+                "height": 26 * len({row["row"] for row in rows}),
+            },
             reading="Each cell is the share of all samples classified correctly under that corruption; severity 0 is the "
             "unperturbed accuracy. Darker is better.",
         )
@@ -42,7 +48,7 @@ class Corruptions(ReportSection):
 
 
 def accuracy_rows(result: AuditResult) -> list[dict[str, Any]]:
-    """The cells of the chart ``corruption_grid``, the clean accuracy in front of each row."""
+    """The cells of the chart ``grid``, the clean accuracy in front of each row."""
     rates = [
         (record.corruption.display_title(), record.corruption.severity, Rate.of(result.corrupted(record)))
         for record in result.corruptions
@@ -50,8 +56,8 @@ def accuracy_rows(result: AuditResult) -> list[dict[str, Any]]:
     titles = dict.fromkeys(title for title, _, _ in rates)
     cells = [(title, 0, result.clean_accuracy) for title in titles] + rates
     return [
-        {"corruption": title, "severity": severity, **rate.model_dump(exclude={"hits"})}
-        for title, severity, rate in cells
+        {"row": title, "column": severity, **rate.model_dump(exclude={"hits"})}
+        for title, severity, rate in sorted(cells, key=lambda cell: cell[1])
     ]
 
 

@@ -23,7 +23,7 @@ class AccuracyCurve(ReportSection):
             leading.setdefault(threat.norm, threat)
         figures: list[AnyBlock] = [
             Figure(
-                chart="accuracy_curve",
+                chart="lines",
                 title=f"Accuracy against {threat.norm.symbol} epsilon"
                 + (" (robust accuracy not established)" if result.headline_withheld else ""),
                 rows=tuple(curve_rows(result, threat, result.provenance.model.name)),
@@ -40,7 +40,8 @@ class AccuracyCurve(ReportSection):
 def curve_options(threat: ThreatModel) -> dict[str, Any]:
     """The axis of one curve: in 1/255 where the epsilon is given so."""
     unit = "in 1/255" if _scale(threat) != 1 else "pixels in [0, 1]"
-    return {"x": f"epsilon ({threat.norm.symbol}, {unit})", "mark": threat.epsilon * _scale(threat)}
+    x = f"epsilon ({threat.norm.symbol}, {unit})"
+    return {"x": x, "y": "accuracy", "share": True, "mark": threat.epsilon * _scale(threat)}
 
 
 def _scale(threat: ThreatModel) -> float:
@@ -48,10 +49,10 @@ def _scale(threat: ThreatModel) -> float:
 
 
 def curve_rows(result: AuditResult, threat: ThreatModel, series: str) -> list[dict[str, Any]]:
-    """The points of one curve as rows of the chart ``accuracy_curve``."""
+    """The points of one curve as rows of the chart ``lines``."""
     points: list[tuple[float, str, Rate]] = [(0.0, "0 (clean)", result.clean_accuracy)]
     points += [(item.epsilon, show_epsilon(item.epsilon), rate) for item, rate in result.curve(threat)]
     return [
-        {"epsilon": epsilon * _scale(threat), "label": label, "series": series, **rate.model_dump(exclude={"hits"})}
+        {"x": epsilon * _scale(threat), "label": label, "series": series, **rate.model_dump(exclude={"hits"})}
         for epsilon, label, rate in points
     ]

@@ -21,12 +21,7 @@ class Verdict(ReportSection):
         blocks: list[AnyBlock] = [Measures(items=(_clean(result), *_robust(result)))]
         blocks += [Text(text=sentence) for sentence in sentences(result)]
         for flag in result.flags:
-            parts = (
-                flag.message,
-                f"Evidence: {flag.evidence.removesuffix('.')}." if flag.evidence else "",
-                flag.remedy,
-            )
-            blocks.append(Text(text=" ".join(filter(None, parts)), tone=_TONES[flag.severity]))
+            blocks.append(Text(text=flag.text, tone=_TONES[flag.severity]))
         if not result.checks:
             blocks.append(Text(text="Nothing checked this audit: its numbers rest on trust.", tone="warning"))
         elif not result.flags:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,8 @@ KINDS = list(ANALYSES.members)
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     classifier = deeper_classifier()
-    return attacked(classifier, labelled(classifier, n=40), tmp_path_factory.mktemp("pairs"), epsilon=0.5)
+    made = attacked(classifier, labelled(classifier, n=40), tmp_path_factory.mktemp("pairs"), epsilon=0.5)
+    return replace(made, batch_size=128)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from auditor.analyses.critical_route import IMAGES as IMAGES_KEPT
 from auditor.analyses.critical_route import CriticalRoute
 from auditor.analysis import Finding, Subject, detail_of, measured, section_of
 from auditor.classifier import NORMALIZATIONS, Classifier
+from auditor.errors import NotFoundError
+from auditor.influence.route_tally import SIDES, RouteTally
 from auditor.report.charts import draw
+from auditor.report.route_map import (
+    class_route,
+    classes_in,
+    image_route,
+    model_route,
+    route_figure,
+    route_table,
+    samples_in,
+)  # fmt: skip
 from tests.auditor.analyses.given import Given, attacked, subject_of
 from tests.auditor.brute_force import loss_gradient, randomized, route
 from tests.nets import SHAPE, labelled, small_classifier
@@ -89,6 +102,97 @@ def test_frequencies_and_routes_are_those_of_brute_force(classifier: Classifier,
             count = max(1, int(0.5 * len(expected)))
             assert layer["route"][which] == np.argsort(-np.round(expected, 9), kind="stable")[:count].tolist()
     assert [layer["name"] for layer in finding.data["layers"]] == ["0", "3", "6"]
+
+
+def test_the_routes_of_classes_and_of_the_first_images_are_those_of_brute_force(
+    classifier: Classifier, finding: Finding
+) -> None:
+    given = pairs()
+    layers = finding.data["layers"]
+    for side, x in (("clean", given.x), ("adversarial", given.x_adv)):
+        said = classifier.logits(x).argmax(1).tolist()
+        assert [item[side] for item in finding.data["samples"]] == said
+        for place in range(IMAGES):
+            alone = restated(classifier, x[place : place + 1], given.labels[place : place + 1])
+            kept = [layer["samples"][side][place] for layer in layers]
+            assert kept == [np.flatnonzero(members).tolist() for members in alone]
+        for label in range(3):
+            mine = given.labels == label
+            for layer, expected in zip(layers, restated(classifier, x[mine], given.labels[mine]), strict=True):
+                route = layer["classes"][label]["route"][side]
+                assert route == np.argsort(-np.round(expected, 9), kind="stable")[: len(expected) // 2].tolist()
+    assert [(item["id"], item["label"]) for item in finding.data["samples"]] == [(i, i % 3) for i in range(IMAGES)]
+
+
+def test_of_many_images_and_classes_the_first_are_kept() -> None:
+    """What is stored does not grow with the data: 20 images, and the 20 classes with most of them."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 30))
+    classifier = Classifier(randomized(wide), input_shape=SHAPE, num_classes=30).double()
+    x = torch.rand(64, *SHAPE, dtype=torch.float64)
+    given = Given(x, x.flip(0), 7, labels=torch.arange(64) % 30)
+    data = CriticalRoute().run(subject_of(classifier, given)).data
+    assert [item["id"] for item in data["samples"]] == list(range(20))
+    assert [len(layer["samples"]["clean"]) for layer in data["layers"]] == [20, 20]
+    # 64 images: three each of the classes 0 to 3, two of the others; of equals the lower index.
+    assert list(classes_in(data).items()) == [(label, 3 if label < 4 else 2) for label in range(20)]
+
+
+def test_what_is_kept_of_routes_is_small() -> None:
+    """VGG-16 at full width, 4,224 neurons in 13 layers, 20 classes: two sides of 20 routes of 30 % and 20 of 20 % are 84,480
+    indices of at most three digits and a comma. With the brackets: 340 KB, as much as the frequencies already take."""
+    sizes = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+    added = 0
+    generator = torch.Generator().manual_seed(0)
+    for neurons in sizes:
+        tally = RouteTally(neurons, np.zeros(60, np.int64), 20, IMAGES_KEPT)
+        order = [torch.rand(60, neurons, generator=generator).argsort(1)[:, : neurons // 5] for _ in SIDES]
+        members = [torch.zeros(60, neurons, dtype=torch.bool).scatter_(1, each, True) for each in order]
+        tally.add(*members, np.arange(60) % 20)
+        routes = [item["route"] for item in tally.by_class(20, 5, 0.3)]
+        added += len(json.dumps([routes, tally.kept], separators=(",", ":")))
+    assert sum(sizes) == 4224
+    assert added < 350_000
+
+
+def test_a_finding_from_before_routes_of_classes_and_images_were_kept_still_draws(finding: Finding) -> None:
+    data = copy.deepcopy(finding.data)
+    del data["samples"]
+    for layer in data["layers"]:
+        del layer["samples"]
+        for item in layer["classes"]:
+            del item["route"]
+    old = finding.model_copy(update={"data": data})
+    assert [block.type for block in section_of(old).blocks] == [block.type for block in section_of(finding).blocks]
+    assert detail_of(old, ("3",)) == detail_of(finding, ("3",))
+    assert (classes_in(data), samples_in(data)) == ({}, ())
+    assert model_route(data) == model_route(finding.data)
+    with pytest.raises(NotFoundError, match="class 0 was not kept"):
+        class_route(data, 0)
+    with pytest.raises(NotFoundError, match="sample 0 was not kept"):
+        image_route(data, 0)
+
+
+def test_a_route_is_drawn_layer_by_layer_with_what_both_sides_share(finding: Finding) -> None:
+    data = finding.data
+    for layers in (model_route(data), class_route(data, 1), image_route(data, 4)):
+        figure, table = route_figure(layers, "Route"), route_table(layers)
+        draw(figure).to_dict()
+        for layer, row in zip(layers, table.rows, strict=True):
+            clean, adversarial = set(layer.clean), set(layer.adversarial)
+            marks = {mark["neuron"]: mark for mark in figure.rows if mark["layer"] == layer.name}
+            assert marks.keys() == clean | adversarial
+            groups = [mark["group"] for mark in marks.values()]
+            assert row["common"] == len(clean & adversarial) == groups.count("both")
+            assert groups.count("clean only") == groups.count("adversarial only") == len(clean - adversarial)
+            assert row["jaccard"] == len(clean & adversarial) / len(clean | adversarial)
+            first = next(iter(marks))
+            assert marks[first]["from"] * layer.neurons == pytest.approx(first)
+            assert marks[first]["to"] * layer.neurons == pytest.approx(first + 1)
+    sets = [set(item) for item in combinations(range(6), 3)]  # 34 % and 50 % of 6 neurons: 2 and 3
+    chance = np.mean([len(a & b) / len(a | b) for a in sets for b in sets])
+    assert route_table(class_route(data, 1)).rows[0]["chance"] == pytest.approx(chance)
+    assert "clean" in route_figure(model_route(data), "").rows[0], "the frequencies"
 
 
 def test_sensitivity_and_gradient_on_and_off_the_route(classifier: Classifier, finding: Finding) -> None:

@@ -18,8 +18,8 @@ from auditor.probes.head import head_of
 from auditor.report.blocks import Figure, Measures, Table
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of
+from tests.auditor.delta.test_values import restated
 from tests.auditor.real import Setting
-from tests.auditor.test_delta import restated
 from tests.nets import SHAPE, random_images, small_classifier
 
 
@@ -214,31 +214,3 @@ def test_bins_count_everything_once() -> None:
 
 def test_the_head_that_is_analysed_is_the_last_layer(classifier: Classifier, x: Tensor) -> None:
     assert find(classifier, x).data["layer"] == head_of(classifier).name == "5"
-
-
-@pytest.mark.parametrize("chart", ["histogram", "neuron_values", "rate_curve"])
-def test_two_models_on_one_chart_are_told_apart_by_colour(chart: str) -> None:
-    """As a comparison of audits draws it: the rows of both, each with the name of its model."""
-    row = {
-        "low": 0.1,
-        "high": 0.2,
-        "share": 0.5,
-        "series": "all",
-        "neuron": 3,
-        "value": 0.15,
-        "marked": "no",
-        "x": 1,
-        "n": 9,
-    }
-    rows = tuple(row | {"model": name} for name in ("plain", "robust"))
-    options = {"x": "x", "y": "y", "marked": "top"}
-    for group, names in (("model", ["plain", "robust"]), (None, None)):
-        figure = Figure(chart=chart, title="", rows=rows, options=options | ({"group": group} if group else {}))
-        drawn = draw(figure).to_dict()
-        layers = drawn.get("layer", [drawn])
-        colours = [layer["encoding"]["color"] for layer in layers]
-        assert {colour["field"] for colour in colours} == {
-            group or ("marked" if chart == "neuron_values" else "series")
-        }
-        if names:
-            assert colours[0]["scale"]["domain"] == names

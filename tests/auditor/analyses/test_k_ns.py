@@ -11,22 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.analyses import k_ns
 from auditor.analyses.k_ns import KNeuronSensitivityAttack
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
-from auditor.delta.neuron_attack import Attacked, Targets
+from auditor.delta.neuron_attack import Attacked, NeuronAttack, Targets
 from auditor.delta.neuron_attack_outcome import NeuronAttackOutcome, counted
 from auditor.evaluation import run_attack
+from auditor.randomness import derive_seed
 from auditor.report.blocks import Figure, Table
 from auditor.report.charts import draw
 from auditor.threat import Norm, ThreatModel
 from tests.auditor.analyses.given import attacked
-from tests.auditor.test_delta import restated
-from tests.auditor.test_neuron_attack import plain_attack
+from tests.auditor.delta.test_neuron_attack import plain_attack
+from tests.auditor.delta.test_values import restated
 from tests.nets import labelled, small_classifier
 
 QUICK: dict[str, Any] = {"neurons": 4, "iterations": 6, "pgd_steps": 5, "pgd_restarts": 1}
@@ -52,39 +52,52 @@ def subject(classifier: Classifier, data: ImageDataset, tmp_path_factory: pytest
     return attacked(classifier, data, tmp_path_factory.mktemp("twins"), epsilon=48 / 255)
 
 
-def plain_successes(classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int) -> np.ndarray:
-    """For each image and each of its most sensitive neurons: did the attack change the prediction?"""
+def plain_successes(
+    classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The most sensitive neurons of each image, and its random ones, (2, B, count), and whether the attack on each changed the
+    prediction."""
     features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
     delta, _ = restated(features, logits, classifier.network[5].weight, 0.0)
     std = features.numpy().std(0)
     with np.errstate(all="ignore"):
         score = np.where(np.isfinite(delta) & (std > 0), np.abs(delta) / std, np.inf)
-    order = score.argsort(1, kind="stable")[:, :count]
-    hits = np.zeros((len(x), count), bool)
-    for b, neurons in enumerate(order):
-        for rank, neuron in enumerate(neurons):
-            change = delta[b, neuron]
-            if np.isinf(change):
-                change = delta[b][np.isfinite(delta[b])].max()
-            goal = features[b].clone()
-            goal[neuron] += change
-            predicted = int(logits[b].argmax())
-            _, hits[b, rank] = plain_attack(
-                classifier, x[b], goal, int(neuron), predicted, threat, iterations, "output"
-            )
-    return hits
+    draws = [
+        torch.rand(72, generator=torch.Generator().manual_seed(derive_seed(0, "k-ns", b))).argsort(stable=True)
+        for b in range(len(x))
+    ]
+    order = np.stack([score.argsort(1, kind="stable")[:, :count], torch.stack(draws)[:, :count].numpy()])
+    hits = np.zeros(order.shape, bool)
+    for place in np.ndindex(order.shape):
+        _, b, _ = place
+        neuron = int(order[place])
+        change = delta[b, neuron]
+        if np.isinf(change):
+            change = delta[b][np.isfinite(delta[b])].max()
+        goal = features[b].clone()
+        goal[neuron] += change
+        predicted = int(logits[b].argmax())
+        _, hits[place] = plain_attack(classifier, x[b], goal, neuron, predicted, threat, iterations, "output")
+    return order, hits
 
 
-@pytest.mark.parametrize("threat", [ThreatModel(epsilon=48 / 255), ThreatModel(norm=Norm.L2, epsilon=1.5)], ids=str)
+@pytest.mark.parametrize("threat", [ThreatModel(epsilon=120 / 255), ThreatModel(norm=Norm.L2, epsilon=2.5)], ids=str)
 def test_every_success_is_that_of_a_plain_loop(subject: Subject, data: ImageDataset, threat: ThreatModel) -> None:
-    """True gradients everywhere; ranks, targets and attacks restated in the test."""
+    """True gradients everywhere; ranks, draws, targets and attacks restated in the test."""
     x = data.images(subject.ids).double()
-    hits = plain_successes(subject.classifier, x, threat, 4, 6)
+    order, hits = plain_successes(subject.classifier, x, threat, 4, 6)
+    each = [(place, int(order[place]), hits[place]) for place in np.ndindex(order.shape)]
     found = find(replace(subject, threat=threat), fake_relu="never").data
-    assert 0 < hits.sum() < hits.size
-    assert found["by_rank"]["sensitive"] == hits.sum(0).tolist()
-    assert found["sensitive"]["changed"] == np.logical_or.accumulate(hits, 1).sum(0).tolist()
+    for name, ours in zip(("sensitive", "random"), hits, strict=True):
+        assert 0 < ours.sum() < ours.size
+        assert found["by_rank"][name] == ours.sum(0).tolist()
+        assert found[name]["changed"] == np.logical_or.accumulate(ours, 1).sum(0).tolist()
     assert not found["identity_relu"]
+    attacks = {(b, neuron): bool(hit) for (_, b, _), neuron, hit in each}  # of one on both lists, one counts
+    expected = np.zeros((2, 72), np.int64)
+    for (_, neuron), hit in attacks.items():
+        expected[:, neuron] += (1, hit)
+    assert found["by_neuron"] == {"attacked": expected[0].tolist(), "fell": expected[1].tolist()}
 
 
 def test_a_neuron_without_a_change_of_its_own_aims_at_the_largest_of_its_image(
@@ -93,11 +106,11 @@ def test_a_neuron_without_a_change_of_its_own_aims_at_the_largest_of_its_image(
     """What the attack is given, for all 72 neurons of every image, some without a finite Delta."""
     given: list[Targets] = []
 
-    def attack(classifier: Classifier, head: object, x: Tensor, targets: Targets, *_: object, **__: object) -> Attacked:
+    def attack(self: NeuronAttack, x: Tensor, targets: Targets) -> Attacked:
         given.append(targets)
         return Attacked(x, torch.zeros(len(x), dtype=torch.bool))
 
-    monkeypatch.setattr(k_ns, "attack_neurons", attack)
+    monkeypatch.setattr(NeuronAttack, "__call__", attack)
     find(subject, neurons=72)
     x, classifier = data.images(subject.ids).double(), subject.classifier
     features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
@@ -105,15 +118,11 @@ def test_a_neuron_without_a_change_of_its_own_aims_at_the_largest_of_its_image(
     assert np.isinf(delta).sum() > 100
     largest = np.where(np.isfinite(delta), delta, -np.inf).max(1, keepdims=True)
     change = np.where(np.isinf(delta), largest, delta)
-    goals, neurons = torch.cat([each.features for each in given]), torch.cat([each.neuron for each in given])
+    changes, neurons = torch.cat([each.change for each in given]), torch.cat([each.neuron for each in given])
     dead = torch.cat([each.passing for each in given])
-    owner = np.tile(np.arange(12).repeat(72), 2)  # sensitive neurons first, random ones second
-    expected = features.numpy()[owner].copy()
-    assert dead.tolist() == (expected[np.arange(len(owner)), neurons] == 0).tolist()
-    expected[np.arange(len(owner)), neurons] += change[owner, neurons]
-    assert np.allclose(goals, expected, rtol=1e-12)
-    for orders in neurons.view(2, 12, 72):
-        assert all(sorted(order) == list(range(72)) for order in orders.tolist())
+    assert neurons.tolist() == list(range(72)) * 12, "on both lists, and attacked once"
+    assert dead.tolist() == (features == 0).flatten().tolist()
+    assert np.allclose(changes, change.ravel(), rtol=1e-12)
 
 
 def test_pgd_is_judged_alike_on_the_same_images_and_ball(subject: Subject, data: ImageDataset) -> None:
@@ -168,6 +177,8 @@ def test_the_definitions_of_success_by_hand() -> None:
         sensitive=np.array([[no, no], [no, yes], [no, no], [yes, no]]),
         random=np.zeros((4, 2), bool),
         norm=np.array([[np.nan, np.nan], [np.nan, 0.3], [np.nan, np.nan], [0.1, np.nan]]),
+        attacked=np.array([[yes, yes, no]] * 3 + [[no, yes, yes]]),
+        fell=np.array([[no, no, no], [no, yes, no], [no, no, no], [no, yes, no]]),
     )
     found = counted(seen, np.array([yes, no, no, no]))
     # Changed: the fourth by the first neuron, the second by the second. In error of all: the two wrong ones at least.
@@ -176,6 +187,7 @@ def test_the_definitions_of_success_by_hand() -> None:
     assert found["pgd"] == {"changed": 1, "error": 3, "error_correct": 1}
     assert found["audit"] == {"changed": 1, "error": 3, "error_correct": 1}
     assert found["by_rank"]["sensitive"] == [1, 1]
+    assert found["by_neuron"] == {"attacked": [3, 4, 1], "fell": [0, 2, 0]}
     assert found["norms"] == pytest.approx([0.1, 0.2, 0.3])
     assert (found["images"], found["correct"], found["aimless"]) == (4, 2, 1)
     assert (found["beyond_pgd"]["only_a"], found["beyond_pgd"]["only_b"], found["beyond_pgd"]["value"]) == (1, 2, 0.25)

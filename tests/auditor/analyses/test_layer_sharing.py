@@ -63,6 +63,7 @@ def test_every_layer_equals_the_restatement(subject: Subject) -> None:
         count = {8: 3, 5: 2}[row["neurons"]]  # floor(0.4 * 8), floor(0.4 * 5)
         assert row["count"] == count
         front = [sorted(range(len(s)), key=lambda m, s=s: (-s[m], m))[:count] for s in (np.mean(i, 0) for i in kept)]
+        assert row["front"] == [sum(m in members for members in front) for m in range(row["neurons"])]
         pairs = [
             float(levenshtein_similarity(np.array(a), np.array(b)))
             for i, a in enumerate(front)

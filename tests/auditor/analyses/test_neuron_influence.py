@@ -13,6 +13,7 @@ from auditor.analyses.neuron_influence import CONTROL, NeuronInfluence
 from auditor.analysis import Finding, measured, section_of
 from auditor.attack import ATTACKS
 from auditor.classifier import NORMALIZATIONS, Classifier
+from auditor.nip.change import influences
 from auditor.probes.head import head_of
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, attacked, subject_of
@@ -129,11 +130,13 @@ def test_only_the_images_that_were_fooled(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch_size", [1, 12])
 def test_the_batch_size_changes_nothing(batch_size: int) -> None:
     classifier, (x, x_adv) = exact(), twins()
-    analysis, head = NeuronInfluence(front=K1, tail=K2), head_of(classifier)
+    head = head_of(classifier)
     found = []
     for size in (5, batch_size):
         subject = subject_of(classifier, Given(x, x_adv, size))
-        found.append(torch.cat([analysis.influences(subject, head, pair, "own").twin for pair in subject.pairs]))
+        found.append(
+            torch.cat([influences(subject.classifier, head, pair, "own", "margin").twin for pair in subject.pairs])
+        )
     assert torch.allclose(*found, rtol=1e-12, atol=1e-14)
 
 

@@ -17,7 +17,7 @@ from auditor.classifier import Classifier
 from auditor.report.blocks import Figure, Table
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of
-from tests.auditor.test_delta import restated
+from tests.auditor.delta.test_values import restated
 from tests.nets import SHAPE, labelled, small_classifier
 
 

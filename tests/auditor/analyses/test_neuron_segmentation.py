@@ -13,10 +13,11 @@ import torch
 from PIL import Image as Pillow
 from torch import nn
 
-from auditor.analyses.neuron_segmentation import NeuronSegmentation, darkened, overlaps
+from auditor.analyses.neuron_segmentation import NeuronSegmentation
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
+from auditor.probes.regions import darkened, overlaps
 from auditor.statistics.means import Mean
 from tests.auditor.analyses.given import Given, attacked, subject_of
 from tests.nets import SHAPE, labelled, random_images, small_classifier

@@ -23,7 +23,7 @@ from auditor.threat import Norm, ThreatModel
 from auditor.twins.stored import make_twins
 from auditor.twins.targeted import papers_pgd
 from tests.auditor.analyses.given import attacked
-from tests.auditor.test_altered import with_scale
+from tests.auditor.probes.test_altered import with_scale
 from tests.nets import SHAPE, labelled, random_images, small_classifier
 
 SMALL = {

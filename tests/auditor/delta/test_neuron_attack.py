@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,23 +12,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.delta.neuron_attack import Targets, attack_neurons, target_loss
+from auditor.delta.neuron_attack import NeuronAttack, Targets, target_loss
 from auditor.probes.head import head_of
 from auditor.probes.identity_relu import IdentityRelu, last_relu
 from auditor.threat import Norm, ThreatModel
 from tests.nets import SHAPE, small_classifier
 
 
-def case(rows: int = 6) -> tuple[Classifier, Tensor, Targets]:
-    """Rows of random images, each with a random neuron moved by a random amount."""
+class Case(NamedTuple):
+    """``goals``: the features that the rows of ``targets`` want, (R, M)."""
+
+    classifier: Classifier
+    x: Tensor
+    targets: Targets
+    goals: Tensor
+
+
+def case(rows: int = 6, sharpness: float = 1.0) -> Case:
+    """Rows of random images, each with a random neuron moved by a random amount. ``sharpness``: multiplies the logits, whose
+    means over the images it makes equal."""
     classifier = small_classifier().double()
     generator = torch.Generator().manual_seed(5)
     x = torch.rand(rows, *SHAPE, generator=generator).double()
+    if sharpness != 1:
+        head = classifier.network[5]
+        with torch.no_grad():
+            head.bias -= classifier(x).mean(0)
+            head.weight *= sharpness
+            head.bias *= sharpness
     features = classifier.network[:5](classifier.normalize(x))
     neuron = torch.randint(features.shape[1], (rows,), generator=generator)
     change = 3 * torch.randn(rows, 1, generator=generator).double()
-    goal = features.scatter_add(1, neuron[:, None], change)
-    return classifier, x, Targets(goal, neuron, classifier(x).argmax(1), torch.zeros(rows, dtype=torch.bool))
+    goals = features.scatter_add(1, neuron[:, None], change)
+    targets = Targets(neuron, change[:, 0], classifier(x).argmax(1), torch.zeros(rows, dtype=torch.bool))
+    return Case(classifier, x, targets, goals)
 
 
 def plain_loss(features: Tensor, goal: Tensor, neuron: int) -> Tensor:
@@ -45,7 +63,10 @@ def plain_attack(
     iterations: int,
     best: str,
 ) -> tuple[Tensor, bool]:
-    """The same attack on one image, with a norm, a projection and a best iterate of the test's own."""
+    """The same attack on one image, with a norm, a projection and a best iterate of the test's own.
+
+    Its end is restated too: the class has a share below one in K, and iterates are chosen by that share.
+    """
     body, head = classifier.network[:5], classifier.network[5]
     point, highest, kept, changed = x.clone(), -np.inf, x, False
     step = 2.5 * threat.epsilon / iterations
@@ -57,6 +78,8 @@ def plain_attack(
         value = -logits.log_softmax(0)[predicted].item() if best == "output" else -loss.item()
         if value > highest:
             highest, kept, changed = value, point.detach(), int(logits.argmax()) != predicted
+        if best == "output" and logits.softmax(0)[predicted].item() < 0.999 / len(logits):
+            break
         (gradient,) = torch.autograd.grad(loss, point)
         with torch.no_grad():
             if threat.norm is Norm.LINF:
@@ -71,10 +94,11 @@ def plain_attack(
 
 
 def run(
-    classifier: Classifier, x: Tensor, targets: Targets, threat: ThreatModel, **settings: object
+    classifier: Classifier, x: Tensor, targets: Targets, threat: ThreatModel, **settings: Any
 ) -> tuple[Tensor, Tensor]:
-    settings = {"iterations": 12, "best": "output", "relu": 0} | settings
-    return attack_neurons(classifier, head_of(classifier), x, targets, threat, **settings)
+    return NeuronAttack(classifier, threat, **{"iterations": 12, "best": "output", "fake_relu": False} | settings)(
+        x, targets
+    )
 
 
 @pytest.mark.parametrize("best", ["output", "loss"])
@@ -82,11 +106,11 @@ def run(
     "threat", [ThreatModel(epsilon=0.1), ThreatModel(norm=Norm.L2, epsilon=0.8)], ids=["linf", "l2"]
 )
 def test_every_row_is_what_a_plain_loop_finds(threat: ThreatModel, best: str) -> None:
-    classifier, x, targets = case()
+    classifier, x, targets, goals = case()
     found, changed = run(classifier, x, targets, threat, best=best)
     for row in range(len(x)):
         neuron, predicted = int(targets.neuron[row]), int(targets.predicted[row])
-        expected, flips = plain_attack(classifier, x[row], targets.features[row], neuron, predicted, threat, 12, best)
+        expected, flips = plain_attack(classifier, x[row], goals[row], neuron, predicted, threat, 12, best)
         assert torch.allclose(found[row], expected, rtol=0, atol=1e-9)
         assert bool(changed[row]) == flips
     distance = threat.ball(x).distance(found, x)
@@ -97,24 +121,55 @@ def test_every_row_is_what_a_plain_loop_finds(threat: ThreatModel, best: str) ->
     assert torch.equal(changed, classifier(found).argmax(1) != targets.predicted)
 
 
+def test_a_success_that_is_settled_is_final_and_saves_the_rest_of_the_steps() -> None:
+    """Against the same attack with all its steps: rows fooled alike; a network that counts its images."""
+    classifier, x, targets, _ = case(60, 30.0)
+    seen: list[int] = []
+    counter = classifier.network.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    attack = NeuronAttack(classifier, ThreatModel(epsilon=0.5), iterations=12, best="output", fake_relu=False)
+    attack.fast = classifier
+    attack.head = head_of(classifier)
+    seen.clear()
+    early, saved = attack(x, targets), sum(seen)
+    attack._settled = lambda highest: torch.zeros_like(highest, dtype=torch.bool)
+    seen.clear()
+    whole = attack(x, targets)
+    counter.remove()
+    assert sum(seen) == 60 * 14, "13 iterates and the verdict"
+    assert saved < sum(seen)
+    assert 0 < early.changed.sum() < 60
+    assert torch.equal(early.changed, whole.changed)
+    kept = ~early.changed
+    assert torch.equal(early.x_adv[kept], whole.x_adv[kept])
+
+
+def test_the_verdict_is_the_networks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The iterates come from a copy that takes every image for class 0 or 1; the network itself thinks otherwise of some."""
+    classifier, x, targets, _ = case(30, 30.0)
+    other = copy.deepcopy(classifier)
+    other.network[5].bias[2:] -= 100.0
+    monkeypatch.setattr("auditor.delta.neuron_attack.fast_copy", lambda classifier: other)
+    found = run(classifier, x, targets, ThreatModel())
+    assert torch.equal(found[1], classifier(found[0]).argmax(1) != targets.predicted)
+    assert not torch.equal(found[1], other(found[0]).argmax(1) != targets.predicted)
+
+
 def test_a_row_does_not_depend_on_the_others() -> None:
-    classifier, x, targets = case()
+    classifier, x, targets, _ = case()
     together = run(classifier, x, targets, ThreatModel())[0]
-    alone = [run(classifier, x[i : i + 1], targets.part(slice(i, i + 1)), ThreatModel())[0] for i in range(6)]
+    alone = [run(classifier, x[i : i + 1], targets.part(torch.tensor([i])), ThreatModel())[0] for i in range(6)]
     assert torch.allclose(together, torch.cat(alone), rtol=0, atol=1e-12)
 
 
 def test_the_loss_by_hand() -> None:
-    targets = Targets(
-        torch.tensor([[3.0, 4.0, 0.0]] * 2), torch.tensor([1, 2]), torch.zeros(2).long(), torch.zeros(2).bool()
-    )
+    goals, neurons = torch.tensor([[3.0, 4.0, 0.0]] * 2), torch.tensor([1, 2])
     # Row 0: difference (0, -1, 2), norm sqrt(5), over 5; neuron 1: 10 * 1 / 4. Row 1: neuron 2 has a goal of 0: 10 * 2 / 1e-9.
-    loss = target_loss(torch.tensor([[3.0, 3.0, 2.0]] * 2), targets)
+    loss = target_loss(torch.tensor([[3.0, 3.0, 2.0]] * 2), goals, neurons)
     assert loss.tolist() == pytest.approx([5**0.5 / 5 + 2.5, 2e10], rel=1e-6)
 
 
 def test_in_single_precision_the_attack_stays_within_its_budget() -> None:
-    _, x, targets = case()
+    _, x, targets, _ = case()
     threat = ThreatModel(epsilon=8 / 255)
     found, _ = run(small_classifier(), x.float(), targets, threat)
     assert found.dtype == torch.float32
@@ -187,20 +242,17 @@ def test_a_dead_target_needs_the_identity() -> None:
     x = torch.rand(1, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
         network[1].bias[2] -= network[1](x.flatten(1))[0, 2] + 0.3  # neuron 2 lies 0.3 below zero
-    features = network[:3](x)
-    goal = features.clone()
-    goal[0, 2] = 2.0
     raised = {}
     for passing in (False, True):
-        targets = Targets(goal, torch.tensor([2]), classifier(x).argmax(1), torch.tensor([passing]))
-        found, _ = run(classifier, x, targets, ThreatModel(epsilon=0.2), best="loss", relu=last_relu(classifier))
+        targets = Targets(torch.tensor([2]), torch.tensor([2.0]), classifier(x).argmax(1), torch.tensor([passing]))
+        found, _ = run(classifier, x, targets, ThreatModel(epsilon=0.2), best="loss", fake_relu=True)
         raised[passing] = float(network[:3](found)[0, 2])
     assert raised[False] == 0
     assert raised[True] > 0.1
 
 
 def test_the_classifier_is_left_as_it_was() -> None:
-    classifier, x, targets = case()
+    classifier, x, targets, _ = case()
     before = copy.deepcopy(classifier.state_dict())
     run(classifier, x, targets, ThreatModel())
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import Classifier
-from auditor.delta.nudge import Nudge, before_each_change_of_size, first_order, in_float64, spreads
+from auditor.delta.crossings import first_crossings
+from auditor.delta.nudge import Nudge, NudgedMargins
+from auditor.delta.survey import before_each_change_of_size, first_order, in_float64, spreads
 from auditor.errors import EvaluationError
 from auditor.neurons import list_layers
 from auditor.statistics.moments import Moments
@@ -42,30 +46,50 @@ def by_hand(classifier: Classifier, place: int, image: Tensor, neuron: int, amou
     return classifier.network[place:](features)[0]
 
 
+def two_images() -> Tensor:
+    return torch.rand(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
 @pytest.mark.parametrize("place", [1, 2, 3, 6], ids=["conv", "norm", "relu", "logits"])
 def test_a_moved_neuron_in_a_network_taken_apart(place: int) -> None:
-    classifier = small_classifier().double()
-    image = torch.rand(1, *SHAPE, dtype=torch.float64)
-    neurons, amounts = torch.tensor([0, 3, 3, 4]), torch.tensor([0.5, -1.0, 20.0, 0.0]).double()
+    classifier, images = small_classifier().double(), two_images()
+    owner, neurons, amounts = [0, 1, 0, 1], [0, 3, 3, 4], [0.5, -1.0, 20.0, 0.0]
     nudge = Nudge(classifier, str(place - 1))
     assert nudge.cut
-    found = nudge.logits(image, neurons, amounts)
-    for row, neuron, amount in zip(found, neurons.tolist(), amounts.tolist(), strict=True):
-        assert torch.allclose(row, by_hand(classifier, place, image, neuron, amount), rtol=1e-12)
+    nudge.hold(images)
+    found = nudge.logits(torch.tensor(owner), torch.tensor(neurons), torch.tensor(amounts).double())
+    for row, image, neuron, amount in zip(found, owner, neurons, amounts, strict=True):
+        expected = by_hand(classifier, place, images[image : image + 1], neuron, amount)
+        assert torch.allclose(row, expected, rtol=1e-12)
 
 
 def test_a_network_that_cannot_be_cut_is_run_whole() -> None:
-    classifier = branches()
-    image = torch.rand(1, *SHAPE, dtype=torch.float64)
+    classifier, images = branches(), two_images()
     nudge = Nudge(classifier, "one")
-    assert not nudge.cut
-    found = nudge.logits(image, torch.tensor([1, 2]), torch.tensor([0.7, -0.7]).double())
+    assert not nudge.cut, "the other branch sees another image"
+    nudge.hold(images)
+    found = nudge.logits(torch.tensor([1, 0]), torch.tensor([1, 2]), torch.tensor([0.7, -0.7]).double())
     network = classifier.network
-    for row, (neuron, amount) in zip(found, [(1, 0.7), (2, -0.7)], strict=True):
-        maps = network.one(image)
+    for row, (image, neuron, amount) in zip(found, [(1, 1, 0.7), (0, 2, -0.7)], strict=True):
+        x = images[image : image + 1]
+        maps = network.one(x)
         maps[:, neuron] += amount
-        expected = network.head(torch.cat([maps.relu(), network.two(image)], 1).flatten(1))[0]
+        expected = network.head(torch.cat([maps.relu(), network.two(x)], 1).flatten(1))[0]
         assert torch.allclose(row, expected, rtol=1e-12)
+
+
+def test_a_shortcut_around_the_layer_forbids_the_cut() -> None:
+    """The addition would take the rows, and the other image's shortcut with them."""
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(108, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.one(x) + x).flatten(1))
+
+    assert not Nudge(Classifier(Around(), input_shape=SHAPE, num_classes=4).double(), "one").cut
 
 
 @pytest.mark.parametrize("kind", ["vgg", "resnet-cifar"])
@@ -77,13 +101,66 @@ def test_cut_or_whole_the_logits_are_the_same(kind: str) -> None:
     sizes = [layer.spatial for layer in layers]
     assert len(set(sizes)) == len(sizes)
     assert len(sizes) == {"vgg": 5, "resnet-cifar": 3}[kind]
-    nudge = Nudge(classifier, layers[1].name)
-    assert nudge.cut
-    image, neurons = torch.rand(1, 3, 32, 32).double(), torch.tensor([0, 5])
-    amounts = torch.tensor([1.0, -2.0]).double()
-    short = nudge.logits(image, neurons, amounts)
-    nudge.cut = False
-    assert torch.allclose(short, nudge.logits(image, neurons, amounts), rtol=1e-10)
+    found = []
+    for cut in (None, False):
+        nudge = Nudge(classifier, layers[1].name, cut=cut)
+        assert nudge.cut == (cut is None)
+        nudge.hold(torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(6)).double())
+        owner, neurons, amounts = torch.tensor([1, 0]), torch.tensor([0, 5]), torch.tensor([1.0, -2.0]).double()
+        found.append(nudge.logits(owner, neurons, amounts))
+    assert torch.allclose(*found, rtol=1e-10)
+
+
+def plain_margins(classifier: Classifier, x: Tensor, predicted: Tensor, neurons: Tensor, places: Tensor) -> Tensor:
+    """In float64, one image, one neuron and one place after the other: the lead of the predicted class."""
+    exact, found = copy.deepcopy(classifier).double(), []
+    for line, place in enumerate(places):
+        image, neuron = divmod(line, len(neurons))
+        logits = by_hand(exact, 3, x[image : image + 1].double(), int(neurons[neuron]), float(place))
+        own = logits[predicted[image]].item()
+        logits[predicted[image]] = -torch.inf
+        found.append(own - logits.max().item())
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def test_margins_in_float32_with_float64_in_doubt_have_the_sign_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At and around places found by the search, down to a ten-millionth away, and far from them."""
+    classifier = small_classifier()
+    x, neurons = torch.rand(5, *SHAPE, generator=torch.Generator().manual_seed(3)), torch.arange(8)
+    predicted = classifier(x).argmax(1)
+    margins = NudgedMargins(classifier, in_float64(classifier), "2").lines(x, predicted, neurons, 7)
+    found = first_crossings(margins, torch.full((40,), 50.0).double(), points=40, per_call=16).value
+    known = found.isfinite().nonzero().squeeze(1)
+    assert len(known) > 10
+    asked: list[int] = []
+    logits = Nudge.logits
+
+    def counted(self: Nudge, *where: Tensor) -> Tensor:
+        asked.append(len(where[0]) if self.classifier.dtype == torch.float64 else 0)
+        return logits(self, *where)
+
+    monkeypatch.setattr(Nudge, "logits", counted)
+    for factor, in_doubt in ((1 + 1e-7, True), (1 - 1e-7, True), (1 - 1e-4, True), (0.5, False), (0.0, False)):
+        asked.clear()
+        places = torch.where(found.isfinite(), found * factor, 1.0)
+        expected = plain_margins(classifier, x, predicted, neurons, places)
+        mine = margins(known, places[known])
+        assert torch.equal(mine.sign(), expected[known].sign())
+        assert torch.allclose(mine, expected[known], rtol=0, atol=1e-4)
+        assert sum(asked) == len(known) if in_doubt else sum(asked) < len(known) / 2
+
+
+def test_of_two_equal_logits_the_lower_index_is_the_answer() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(108, 3), nn.Identity())
+    with torch.no_grad():
+        network[1].weight[:], network[1].bias[:] = 0.0, torch.tensor([1.0, 2.0, 1.0])
+    classifier = Classifier(network, input_shape=SHAPE, num_classes=3).double()
+    margins = NudgedMargins(classifier, classifier, "1").lines(
+        torch.rand(1, *SHAPE), torch.tensor([1]), torch.arange(3), 9
+    )
+    # Class 0 and class 2 rise by 1 each: equal to class 1, which stands behind class 0 and before class 2.
+    signs = margins(torch.tensor([0, 2, 1, 1]), torch.tensor([1.0, 1.0, -1.0, 0.0]).double()).sign()
+    assert signs.tolist() == [-1, 1, -1, 1]
 
 
 def test_which_layers_stand_before_a_change_of_size() -> None:

@@ -58,7 +58,7 @@ def test_interval_is_scipys() -> None:
 def tally_of(
     clean: torch.Tensor, adversarial: torch.Tensor, labels: np.ndarray, groups: np.ndarray, batch: int
 ) -> RouteTally:
-    tally = RouteTally(clean.shape[1], groups, 3)
+    tally = RouteTally(clean.shape[1], groups, 3, keep=5)
     for start in range(0, len(clean), batch):
         part = slice(start, start + batch)
         tally.add(clean[part], adversarial[part], labels[part])
@@ -81,7 +81,9 @@ def test_counts_whatever_the_batches(batch: int) -> None:
     twins = [set(row.nonzero().flatten().tolist()) for row in adversarial]
     assert np.allclose(tally.overlaps, [len(a & b) / len(a | b) for a, b in zip(sets, twins, strict=True)])
     assert np.allclose(tally.neighbours, [len(a & b) / len(a | b) for a, b in pairwise(sets)])
-    found = tally.by_class(5, 2)
+    assert tally.kept["clean"] == [sorted(each) for each in sets[:5]]
+    assert tally.kept["adversarial"] == [sorted(each) for each in twins[:5]]
+    found = tally.by_class(5, 2, 0.5)
     assert [(item["class"], item["images"]) for item in found] == [(0, 6), (1, 5)], (
         "the class without images is not there"
     )
@@ -89,6 +91,10 @@ def test_counts_whatever_the_batches(batch: int) -> None:
     best = np.argsort(-share, kind="stable")[:2]
     assert found[1]["neurons"] == best.tolist()
     assert found[1]["frequency"] == share[best].tolist()
+    for label, item in enumerate(found):
+        for side, members in (("clean", clean), ("adversarial", adversarial)):
+            counts = [int(members[labels == label, neuron].sum()) for neuron in range(8)]
+            assert item["route"][side] == sorted(range(8), key=lambda neuron: (-counts[neuron], neuron))[:4]
 
 
 def test_agreement_of_a_part_with_the_whole() -> None:

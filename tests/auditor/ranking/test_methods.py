@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.probes.head import head_of
-from auditor.ranking.methods import Ranking, delta_values, inner_layers, rank_features, rank_layers
+from auditor.ranking.methods import Ranking, closest_flips, inner_layers, rank_features, rank_layers
 from tests.auditor.analyses.given import Given
 from tests.nets import SHAPE, small_classifier, small_cnn
 
@@ -92,7 +92,7 @@ def test_a_delta_value_just_flips_the_prediction() -> None:
     head = head_of(classifier)
     z = torch.from_numpy(features(data()[0]))
     logits = z @ head.weight.T + head.bias
-    sizes = delta_values(z, logits, head.weight)
+    sizes = closest_flips(z, logits, head.weight)
     flips = 0
     for i, m in torch.isfinite(sizes).nonzero().tolist():
         answers = []
@@ -112,7 +112,7 @@ def test_features_below_zero_may_be_lowered_further() -> None:
     z, weight = torch.tensor([[1.0, -1.0], [1.0, 0.5]]), torch.tensor([[1.0, 1.0], [0.0, 0.5]])
     # Image 0: logits (0, -0.5), gap 0.5: Delta = 0.5 / (0 - 1) = -0.5 and 0.5 / (0.5 - 1) = -1, both allowed.
     # Image 1: logits (1.5, 0.25), gap 1.25: Delta = -1.25 and -2.5, both below zero, not allowed after a ReLU.
-    assert delta_values(z, z @ weight.T, weight).tolist() == [[0.5, 1.0], [torch.inf, torch.inf]]
+    assert closest_flips(z, z @ weight.T, weight).tolist() == [[0.5, 1.0], [torch.inf, torch.inf]]
 
 
 def test_a_dead_neuron_and_a_constant_one_come_last_by_delta() -> None:
