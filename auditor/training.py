@@ -86,11 +86,11 @@ def train(
     """Train a copy of the classifier's network; the classifier itself is not touched.
 
     ``folder``, this training's own, holds the kept weights (``best.safetensors``, for ``load_weights`` into the architecture that
-    ``spec.hardening.child`` names) and one checkpoint, written every ``checkpoint_seconds`` or less often where writing is slow,
-    and at the end of every epoch. Where there is a checkpoint the training goes on from it, and ends with the very bits that it
-    would have had; points that were reported before come again. ``stop`` is asked at every step, ``on_checkpoint``
-    hears the steps done when a checkpoint was written. Validation images are drawn from ``dataset`` by the seed and never trained
-    on; give it no test images.
+    ``spec.hardening.child`` names) and one checkpoint, written every ``checkpoint_seconds`` (less often where writing is slow; 0:
+    after every step) and at the end of every epoch. Where there is a checkpoint the training goes on from it and ends with the
+    very bits that it would have had; points that were reported before come again. ``stop`` is asked at every step, and
+    ``on_checkpoint`` hears the steps done when one was written. Validation images are drawn from ``dataset`` by the seed and
+    never trained on; give it no test images.
     Raises MismatchError where model, data or checkpoint do not fit, SpecError, and TrainingError when the loss or the logits are
     no numbers; the error then holds the result up to there.
     """
@@ -141,7 +141,8 @@ class _Training:
         self.memory: Memory = {}
         self.state = _State()
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.ids)
-        self._interval, self._saved, self._began = checkpoint_seconds, time.monotonic(), time.monotonic()
+        self._interval, self._writing = checkpoint_seconds, 0.0
+        self._saved = self._began = time.monotonic()
 
     def run(self) -> TrainingResult:
         """From the start or the last checkpoint to the end."""
@@ -161,7 +162,7 @@ class _Training:
                 if self.state.step % self.per_epoch == 0 or self.state.step == self.steps:
                     self._end_epoch()
                     self._save()
-                elif time.monotonic() - self._saved >= self._interval:
+                elif self._checkpoint_is_due():
                     self._save()
         except _Cancelled:
             stopped = "cancelled"
@@ -339,6 +340,10 @@ class _Training:
         data = {"fingerprint": self.fingerprint, "best": best.model_dump(mode="json")}
         checkpoint.save(self.folder / BEST, candidate.network.state_dict(), data)
 
+    def _checkpoint_is_due(self) -> bool:
+        wanted = max(self._interval, self._writing / CHECKPOINT_SHARE) if self._interval else 0.0
+        return time.monotonic() - self._saved >= wanted
+
     def _save(self) -> None:
         """Write the checkpoint."""
         began = time.monotonic()
@@ -360,7 +365,7 @@ class _Training:
         checkpoint.save(self.folder / LAST, tensors, data)
         self.on_checkpoint(self.state.step)
         self._began = self._saved = time.monotonic()
-        self._interval = max(self._interval, (self._saved - began) / CHECKPOINT_SHARE)
+        self._writing = self._saved - began
 
     def _resumed(self) -> bool:
         """Whether there was a checkpoint to go on from."""

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 from auditor.hardening import Terms, TrainingStep
 from auditor.learning.mixture import Mixture
-from auditor.learning.passes import Passes
 
 
 class PAT(Mixture):
@@ -17,15 +16,7 @@ class PAT(Mixture):
 
     title: ClassVar[str] = "PGD adversarial training (PAT)"
     kind: Literal["pat"] = "pat"
-
-    @property
-    def cost(self) -> Passes:
-        sides = 1 if self.mix == 1 else 2
-        return self.attack_cost.plus(sides, sides)
+    pairs_sides: ClassVar[bool] = False
 
     def loss(self, step: TrainingStep) -> Terms:
-        x_adv = self.adversarial(step)
-        if self.mix < 1:
-            return self.mixed(step, self.both(step, x_adv))
-        loss = step.cross_entropy(step.trainee.logits(x_adv))
-        return Terms(loss, {"adversarial": loss})
+        return self.trained(step, self.adversarial(step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -24,13 +24,24 @@ class BothSides(NamedTuple):
 class Mixture(Adversarial):
     """Trainings with the loss (1 - mix) CE(x, y) + mix CE(x', y), and maybe more."""
 
+    pairs_sides: ClassVar[bool] = True
+    """Whether the method needs the clean images beside their twins, whatever their weight."""
+
     mix: float = Field(
         0.5, gt=0, le=1, description="Weight of the adversarial images; that of the clean ones is the rest."
     )
 
     @property
     def cost(self) -> Passes:
-        return self.attack_cost.plus(2, 2)
+        sides = 1 if self.mix == 1 and not self.pairs_sides else 2
+        return self.attack_cost.plus(sides, sides)
+
+    def trained(self, step: TrainingStep, x_adv: Tensor) -> Terms:
+        """The loss alone; the clean images are left out where they have no weight."""
+        if self.mix < 1:
+            return self.mixed(step, self.both(step, x_adv))
+        loss = step.cross_entropy(step.trainee.logits(x_adv))
+        return Terms(loss, {"adversarial": loss})
 
     def both(self, step: TrainingStep, x_adv: Tensor, layers: Collection[str] = ()) -> BothSides:
         """A pass over each side, clean first, with the outputs of some layers."""

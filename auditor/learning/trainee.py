@@ -161,7 +161,12 @@ def before(classifier: Classifier, layer: str) -> tuple[str, ...]:
     # A layer with tensors of its own was noted right before its output came.
     own = seen[found[0] - 1] == layer.split("#")[0] if found[0] else False
     earlier, later = seen[: found[0] - own], seen[found[0] - own :]
-    return tuple(dict.fromkeys(name for name in earlier if name not in later))
+    below = dict.fromkeys(name for name in earlier if name not in later)
+    # A module whose tensors another one uses without calling it (the output of nn.MultiheadAttention) goes with that one.
+    unseen = {name: name.rpartition(".")[0] for name in names.values() if name not in seen}
+    own_tensors = {names[module] for module in names if _own_tensors(module)}
+    below |= dict.fromkeys(name for name, holder in unseen.items() if name in own_tensors and holder in below)
+    return tuple(below)
 
 
 def _own_tensors(module: nn.Module) -> bool:

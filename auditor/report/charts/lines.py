@@ -33,8 +33,9 @@ def lines(rows: Rows, options: Options) -> AnyChart:
 
     Options: ``x`` and ``y`` title the axes, ``legend`` the legend. ``share``: values are shares, shown as percentages on the
     whole scale; else ``format`` is that of the values. ``x_format``: that of x; ``x_domain``: its range, where it is known.
-    ``log``: a logarithmic scale, on which only positive values are shown. ``bars``: intervals as bars, not as bands. ``mark``: an x to mark by a rule. ``group``: the
-    field that colours the lines (default "series"; dashes and shapes then tell the series apart).
+    ``log``: a logarithmic scale, on which only positive values are shown. ``bars``: intervals as bars, not as bands. ``mark``:
+    an x to mark by a rule. ``group``: the field that colours the lines (default "series"; dashes and shapes then tell the
+    series apart).
     """
     log, share = options.get("log", False), options.get("share", False)
     number = ".1%" if share else options.get("format", ".4g")
