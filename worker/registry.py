@@ -25,11 +25,11 @@ class Registry:
 
     def add_model(self, name: str, **values: Any) -> ModelRow:
         """A new model. Raises SpecError when the name is taken or unusable."""
-        return self._add(ModelRow(id=uuid.uuid4().hex, name=_usable(name), **values))
+        return self._add(ModelRow(id=uuid.uuid4().hex, name=usable(name), **values))
 
     def add_dataset(self, name: str, **values: Any) -> DatasetRow:
         """A new data set. Raises SpecError when the name is taken or unusable."""
-        return self._add(DatasetRow(id=uuid.uuid4().hex, name=_usable(name), **values))
+        return self._add(DatasetRow(id=uuid.uuid4().hex, name=usable(name), **values))
 
     def models(self) -> Sequence[ModelRow]:
         return self._all(ModelRow)
@@ -93,7 +93,8 @@ class Registry:
         return named[0]
 
 
-def _usable(name: str) -> str:
+def usable(name: str) -> str:
+    """The name, its spaces made single. Raises SpecError for one that cannot be shown, or is too long."""
     name = " ".join(name.split())
     if not name or len(name) > NAME_LENGTH or not name.isprintable():
         raise SpecError(f"A name needs 1 to {NAME_LENGTH} printable characters, got {name[:40]!r}.")

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from auditor.errors import MismatchError, NotFoundError
+from auditor.errors import MismatchError, NotFoundError, SpecError
 from auditor.metrics import Rate
 from auditor.training_spec import TrainingSpec
 from tests.worker.test_queue import finished, results, worker
 from tests.worker.test_supervisor import run, runners, wait_until
 from tests.worker.world import World, make_world, quick_spec, run_here
 from worker import ledger as ledger_module
+from worker import lineage
 from worker.keeper import Keeper
 from worker.lineage import Child, add_child
 from worker.loading import load_classifier, load_dataset
@@ -96,6 +98,31 @@ def test_a_second_child_of_the_same_name_gets_another(world: World) -> None:
         assert child is not None
         names.append(child.name)
     assert names == ["tougher", "tougher (2)", "tiny (2)"]
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "x" * 201, "a\u202eb"])
+def test_a_name_that_cannot_be_shown_is_refused_at_once(world: World, name: str) -> None:
+    with pytest.raises(SpecError, match="A name needs 1 to 200 printable characters"):
+        harden(world, name)
+    assert world.client.jobs() == []
+
+
+def test_two_jobs_that_choose_the_same_name_in_the_same_moment_both_get_one(
+    both: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(both)
+    free, choices = lineage._free_name, []
+
+    def too_early(session: Session, wanted: str) -> str:
+        """The first time, as it was before the other job took the name."""
+        choices.append(free(session, wanted))
+        return wanted if len(choices) == 1 else choices[-1]
+
+    monkeypatch.setattr(lineage, "_free_name", too_early)
+    job = harden(world, "tiny", epochs=1)
+    child = world.client.child(run_here(world.client, job))
+    assert child is not None
+    assert (child.name, len(choices), results(world)) == ("tiny (2)", 2, 1)
 
 
 def test_the_child_and_the_end_of_its_job_are_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
