@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from auditor.architecture import ARCHITECTURES
+from auditor.classifier import NORMALIZATIONS
 from auditor.errors import MismatchError, NotFoundError, SpecError
+from auditor.hardening import HARDENINGS
 from auditor.metrics import Rate
 from auditor.training_spec import TrainingSpec
+from tests.auditor.hardenings.given import method
 from tests.worker.test_queue import finished, results, worker
 from tests.worker.test_supervisor import run, runners, wait_until
 from tests.worker.world import World, make_world, quick_spec, run_here
@@ -98,6 +103,33 @@ def test_a_second_child_of_the_same_name_gets_another(world: World) -> None:
         assert child is not None
         names.append(child.name)
     assert names == ["tougher", "tougher (2)", "tiny (2)"]
+
+
+LAYERS = """nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 10, 3, padding=1),
+            nn.BatchNorm2d(10), nn.ReLU(), nn.Flatten(), nn.Linear(90, 12), nn.ReLU(), nn.Linear(12, 5)"""
+
+
+@pytest.mark.parametrize("kind", HARDENINGS.members)
+def test_the_child_of_every_method_is_a_model_that_can_be_audited(world: World, kind: str) -> None:
+    client = world.client
+    architecture = ARCHITECTURES.build("sequential", {"num_classes": 5, "height": 6, "width": 6, "layers": LAYERS})
+    torch.manual_seed(0)
+    client.registry.add_model(
+        "deep",
+        architecture=architecture.model_dump(mode="json"),
+        normalization=NORMALIZATIONS["half"].model_dump(mode="json"),
+        class_names=None,
+        weights=client.blobs.put(save(architecture.build().state_dict())),
+        manifest={"parameters": 1, "notes": []},
+    )
+    job = run_here(client, client.harden("deep", "random", training(epochs=1, hardening=method(kind))))
+    child = client.child(job)
+    assert child is not None
+    assert client.fitting(child.id)
+    result = client.audit_result(run_here(client, client.audit(child.id, "random", quick_spec())))
+    assert result.provenance.model.sha256 == child.weights
+    assert result.provenance.model.parameters == child.manifest["parameters"]
+    assert [one.model.id for one in client.lineage("deep")][1:] == [child.id]
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "x" * 201, "a\u202eb"])
