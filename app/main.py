@@ -15,6 +15,9 @@ PAGES = {
         st.Page("views/neurons.py", title="Neurons", icon=":material/neurology:", url_path="neurons"),
         st.Page("views/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
     ],
+    "Improve": [
+        st.Page("views/harden.py", title="Harden", icon=":material/shield:", url_path="harden"),
+    ],
     "Library": [
         st.Page("views/models.py", title="Models", icon=":material/hub:", url_path="models"),
         st.Page("views/datasets.py", title="Datasets", icon=":material/image:", url_path="datasets"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from auditor.gallery import Gallery, draw
 from auditor.harness.outcome import Finished
 from auditor.inquiry import Inquiry
 from auditor.plan import check_budget, plan, points
+from auditor.preflight import known_images
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.provenance import device_name, revision, versions
 from auditor.records import AttackRecord, CorruptionRecord, known_fooled
@@ -51,11 +52,13 @@ def run(
     on_progress: OnProgress = no_progress,
     model_sha256: str = "",
     architecture: Mapping[str, Any] | None = None,
+    trained_on: Sequence[str] = (),
     examples: Path | None = None,
 ) -> AuditResult:
     """Audit a classifier on a data set.
 
-    ``on_progress`` hears the share done and the step, and may raise to stop. ``examples``: a folder for the adversarial
+    ``on_progress`` hears the share done and the step, and may raise to stop. ``trained_on``: SHA-256 of data sets on which the
+    model is known to have been trained; an audit on one of them says so. ``examples``: a folder for the adversarial
     images that the spec keeps (see ``auditor.examples``); without it none are, and nothing is left on disk. Raises
     MismatchError when model and data do not fit, SpecError for a spec that cannot run, EvaluationError when the network
     misbehaves.
@@ -64,7 +67,7 @@ def run(
     for corruption in spec.corruptions:
         corruption.check(dataset.shape[0])
     audit = _Audit(spec, classifier.to(pick_device(spec.device)), dataset, on_progress, examples)
-    return audit.result(model_sha256, architecture)
+    return audit.result(model_sha256, architecture, tuple(trained_on))
 
 
 class _Audit:
@@ -88,8 +91,11 @@ class _Audit:
         self.flags: list[Flag] = []
         self.verdicts: list[Verdict] = []
 
-    def result(self, model_sha256: str, architecture: Mapping[str, Any] | None) -> AuditResult:
+    def result(
+        self, model_sha256: str, architecture: Mapping[str, Any] | None, trained_on: tuple[str, ...]
+    ) -> AuditResult:
         began, started = time.perf_counter(), datetime.now(UTC)
+        self.flags += known_images(self.dataset, trained_on)
         for stage, weight in plan(self.spec, len(self.ids)).items():
             self.progress.add(stage, weight)
         self.check_budget = check_budget(self.spec, len(self.ids))
@@ -107,7 +113,7 @@ class _Audit:
         specimens = galleries[strongest].specimens()
         return AuditResult(
             spec=self.spec,
-            provenance=self._provenance(started, time.perf_counter() - began, model_sha256, architecture),
+            provenance=self._provenance(started, time.perf_counter() - began, model_sha256, architecture, trained_on),
             samples=self._table(clean),
             records=tuple(self.records),
             corruptions=corruptions,
@@ -284,7 +290,12 @@ class _Audit:
         )
 
     def _provenance(
-        self, started: datetime, seconds: float, model_sha256: str, architecture: Mapping[str, Any] | None
+        self,
+        started: datetime,
+        seconds: float,
+        model_sha256: str,
+        architecture: Mapping[str, Any] | None,
+        trained_on: tuple[str, ...],
     ) -> Provenance:
         model, data = self.classifier, self.dataset
         return Provenance(
@@ -297,6 +308,7 @@ class _Audit:
                 num_classes=model.num_classes,
                 parameters=count_parameters(model),
                 class_names=model.class_names,
+                trained_on=trained_on,
             ),
             dataset=DatasetFacts(
                 name=data.name, sha256=data.sha256, samples=len(data), shape=data.shape, class_names=data.class_names

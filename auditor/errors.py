@@ -12,6 +12,8 @@ AuditorError
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import ValidationError
 
 
@@ -64,7 +66,9 @@ class EvaluationError(AuditorError):
 
 
 class TrainingError(AuditorError):
-    """A training that cannot go on."""
+    """A training that cannot go on. ``result``: the TrainingResult up to there, where there is one."""
+
+    result: Any = None
 
 
 class NotFoundError(AuditorError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from auditor.classifier import Classifier, input_gradient
+from auditor.dataset import ImageDataset
 from auditor.flag import Flag, Opinion
 
 SAME = 1e-4
@@ -116,6 +117,20 @@ def probabilities(classifier: Classifier, images: Tensor) -> Opinion:
         else "Remove the final sigmoid: it makes gradients vanish and attacks look weak.",
     )  # fmt: skip
     return Opinion(evidence, (flag,))
+
+
+def known_images(dataset: ImageDataset, trained_on: Sequence[str]) -> tuple[Flag, ...]:
+    """Is the data set one on which the model was trained? ``trained_on``: their SHA-256."""
+    if not dataset.sha256 or dataset.sha256 not in trained_on:
+        return ()
+    flag = Flag(
+        name="audited on training images",
+        severity="warning",
+        message=f"The model, or one that it was trained from, was trained on this very data set, {dataset.name}.",
+        evidence=f"SHA-256 {dataset.sha256[:12]}",
+        remedy="Its accuracies here, clean and robust, are too high for new images: audit it on a data set kept from training.",
+    )
+    return (flag,)
 
 
 def _lead(logits: Tensor, index: Tensor) -> Tensor:

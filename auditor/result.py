@@ -25,7 +25,9 @@ class _Data(BaseModel):
 
 
 class ModelFacts(_Data):
-    """The model as it was audited. ``sha256`` names its weights; empty for a network that was never stored."""
+    """The model as it was audited. ``sha256`` names its weights; empty for a network that was never stored. ``trained_on``: the
+    SHA-256 of data sets on which it, or one that it was trained from, is known to have been trained.
+    """
 
     name: str
     sha256: str
@@ -35,6 +37,7 @@ class ModelFacts(_Data):
     num_classes: int
     parameters: int
     class_names: tuple[str, ...] | None
+    trained_on: tuple[str, ...] = ()
 
     def class_name(self, label: int) -> str:
         return self.class_names[label] if self.class_names is not None else f"class {label}"

@@ -22,7 +22,7 @@ from torch import Tensor
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.device import pick_device
-from auditor.errors import MismatchError, TrainingError
+from auditor.errors import EvaluationError, MismatchError, TrainingError
 from auditor.hardening import Ground, Memory, Terms, TrainingStep
 from auditor.intake.upload import sha256_of
 from auditor.learning import checkpoint
@@ -49,7 +49,7 @@ CHECKPOINT_SHARE = 0.02
 LOSS_POINTS = 200
 """Points of the loss curve between the ends of epochs, about, over the whole training."""
 
-Stopped = Literal["finished", "patience", "cancelled"]
+Stopped = Literal["finished", "patience", "cancelled", "diverged"]
 
 
 class _Cancelled(Exception):
@@ -80,6 +80,7 @@ def train(
     on_progress: OnProgress = no_progress,
     on_point: Callable[[Point], None] = lambda point: None,
     stop: Callable[[], bool] = lambda: False,
+    on_checkpoint: Callable[[int], None] = lambda step: None,
     checkpoint_seconds: float = 30.0,
 ) -> TrainingResult:
     """Train a copy of the classifier's network; the classifier itself is not touched.
@@ -87,9 +88,11 @@ def train(
     ``folder``, this training's own, holds the kept weights (``best.safetensors``, for ``load_weights`` into the architecture that
     ``spec.hardening.child`` names) and one checkpoint, written every ``checkpoint_seconds`` (less often where writing is slow; 0:
     after every step) and at the end of every epoch. Where there is a checkpoint the training goes on from it and ends with the
-    very bits that it would have had; points that were reported before come again. ``stop`` is asked at every step. Validation
-    images are drawn from ``dataset`` by the seed and never trained on; give it no test images.
-    Raises MismatchError where model, data or checkpoint do not fit, SpecError, and TrainingError when the loss is no number.
+    very bits that it would have had; points that were reported before come again. ``stop`` is asked at every step, and
+    ``on_checkpoint`` hears the steps done when one was written. Validation images are drawn from ``dataset`` by the seed and
+    never trained on; give it no test images.
+    Raises MismatchError where model, data or checkpoint do not fit, SpecError, and TrainingError when the loss or the logits are
+    no numbers; the error then holds the result up to there.
     """
     check_fit(classifier, dataset)
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +100,9 @@ def train(
     device = pick_device(spec.device)
     start = classifier.with_network(copy.deepcopy(classifier.network)).to(device)
     with _reproducible(device):
-        return _Training(spec, start, dataset, folder, on_progress, on_point, stop, checkpoint_seconds).run()
+        return _Training(
+            spec, start, dataset, folder, on_progress, on_point, stop, on_checkpoint, checkpoint_seconds
+        ).run()
 
 
 class _Training:
@@ -112,10 +117,11 @@ class _Training:
         on_progress: OnProgress,
         on_point: Callable[[Point], None],
         stop: Callable[[], bool],
+        on_checkpoint: Callable[[int], None],
         checkpoint_seconds: float,
     ) -> None:
         self.spec, self.dataset, self.folder = spec, dataset, folder
-        self.on_progress, self.on_point, self.stop = on_progress, on_point, stop
+        self.on_progress, self.on_point, self.stop, self.on_checkpoint = on_progress, on_point, stop, on_checkpoint
         self.device = parent.device
         self.validation_ids, self.ids = _split(spec, dataset)
         self.batch_size = min(spec.batch_size, len(self.ids))
@@ -160,6 +166,10 @@ class _Training:
                     self._save()
         except _Cancelled:
             stopped = "cancelled"
+        except (TrainingError, EvaluationError) as error:
+            broken = TrainingError(error.message, error.hint)
+            broken.result = self._result("diverged")
+            raise broken from error
         return self._result(stopped)
 
     def _trainee(self, parent: Classifier) -> Trainee:
@@ -353,6 +363,7 @@ class _Training:
         )
         data = {"fingerprint": self.fingerprint, "state": self.state.model_dump(mode="json")}
         checkpoint.save(self.folder / LAST, tensors, data)
+        self.on_checkpoint(self.state.step)
         self._began = self._saved = time.monotonic()
         self._writing = self._saved - began
 

@@ -55,8 +55,8 @@ class Best(_Data):
 class TrainingResult(_Data):
     """What came of a training. ``parent_sha256`` is of the tensors that it started from (before new weights were drawn).
 
-    ``stopped``: "finished" all steps, "patience" ran out, or "cancelled". ``training`` and ``validation``: the passes of each;
-    what a method needs to prepare itself belongs to the training.
+    ``stopped``: "finished" all steps, "patience" ran out, "cancelled", or "diverged" where the loss was no number.
+    ``training`` and ``validation``: the passes of each; what a method needs to prepare itself belongs to the training.
     """
 
     spec: TrainingSpec
@@ -65,7 +65,7 @@ class TrainingResult(_Data):
     best_sha256: str = Field(description="SHA-256 of the file best.safetensors.")
     steps: int
     epochs: float
-    stopped: Literal["finished", "patience", "cancelled"]
+    stopped: Literal["finished", "patience", "cancelled", "diverged"]
     training: PassCount
     validation: PassCount
     seconds: float

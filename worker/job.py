@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -13,25 +13,57 @@ from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.progress import OnProgress
 from worker.blobs import BlobStore
+from worker.lineage import Child
 from worker.loading import load_classifier, load_dataset
 from worker.registry import Registry
 
 
 class Output(NamedTuple):
-    """What a job made: the bytes of its result, a few numbers for lists, and the files of ``Context.folder`` to keep."""
+    """What a job made: the bytes of its result, a few numbers for lists, the files of ``Context.folder`` to keep, and a model.
+
+    ``state``: "cancelled" or "failed" where the job was stopped, or broke, and yet leaves a result; ``error`` and ``hint`` then
+    say why.
+    """
 
     content: bytes
     summary: dict[str, Any]
     files: tuple[Path, ...] = ()
+    child: Child | None = None
+    state: Literal["succeeded", "cancelled", "failed"] = "succeeded"
+    error: str = ""
+    hint: str = ""
+
+
+class Live:
+    """What a job tells its row while it runs, and hears from it. This one has no row: nobody watches, nobody asks to stop."""
+
+    def stop(self) -> str:
+        """Why the job is to stop now and keep what it has; empty to go on. Asked often: it seldom looks."""
+        return ""
+
+    def point(self, number: int, content: dict[str, Any], *, keep: bool) -> None:
+        """Something was measured at this step. ``keep``: it is left out last when there are too many."""
+
+    def checkpoint(self, number: int) -> None:
+        """From here the job would go on, were it killed now: a number that grows."""
+
+    def resumed(self) -> None:
+        """The job goes on from here; all that it told before this attempt is void, and what still holds has come again."""
 
 
 class Context(NamedTuple):
-    """What a job may use. ``folder``: an empty one for its files; it is gone when the job ends."""
+    """What a job may use. ``folder``: an empty one for its files; it is gone when the job's attempt ends.
+
+    ``workspace``: one for checkpoints, which the next attempt of the same job gets with all that is in it; it is gone when
+    the job has ended in any way.
+    """
 
     registry: Registry
     blobs: BlobStore
     on_progress: OnProgress
     folder: Path
+    workspace: Path
+    live: Live = Live()
 
     def classifier(self, model_id: str) -> Classifier:
         return load_classifier(self.registry.model(model_id), self.blobs)
@@ -44,6 +76,9 @@ class Job(Capability):
     """A kind of job. One subclass per file in ``worker.jobs``. The whole request is in its fields."""
 
     noun: ClassVar[str]
+    grace: ClassVar[float] = 0.0
+    """Seconds in which a job that is asked to stop (``Live.stop``) ends by itself with what it has; 0: it is just stopped."""
+
     model_id: str = Field(min_length=1, description="The model.")
     dataset_id: str | None = Field(None, description="The data set.")
 

@@ -16,6 +16,7 @@ from worker.logs import get_logger
 from worker.models import WorkerRow
 from worker.registry import Registry
 from worker.settings import Settings
+from worker.workspaces import Workspaces
 
 REPUBLISH_SECONDS = 20.0
 """An idle worker that sees a job wait longer publishes it again: its message was lost, or another worker sits on it."""
@@ -64,7 +65,8 @@ class Keeper:
         return thread
 
     def keep(self, *, reap: bool = True) -> None:
-        """One round: say that we live, return lost jobs to the queue, publish what the broker does not have."""
+        """One round: say that we live, return lost jobs to the queue, publish what the broker does not have; the workspaces of
+        ended jobs go."""
         database = self.ledger.database
         if self.identity is not None:
             with database.write() as session:
@@ -79,6 +81,7 @@ class Keeper:
         for job_id, queue in self.ledger.unpublished(REPUBLISH_SECONDS) if idle else ():
             if queue in idle:
                 self.publish(job_id, queue)
+        Workspaces(self.settings.workspaces).sweep(self.ledger.ended)
 
     def sweep(self) -> None:
         """Delete files that nothing names and old logs, and forget workers that are long gone."""

@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from worker.db import Database
-from worker.models import JobRow, ResultFileRow, ResultRow
+from worker.lineage import Child, add_child
+from worker.models import JobRow, PointRow, ResultFileRow, ResultRow
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
 LOST = "The worker was lost while it ran the job"
+
+NAME_TRIES = 5
+"""How often the name of a new model is chosen anew when another job takes it in the same moment."""
 
 
 class Claim(NamedTuple):
@@ -26,6 +31,7 @@ class Claim(NamedTuple):
     kind: str
     fence: int
     time_limit: float
+    grace: float = 0.0
 
 
 class Renewal(NamedTuple):
@@ -62,6 +68,7 @@ class Ledger:
         dataset_id: str | None,
         max_attempts: int,
         time_limit: float,
+        grace: float = 0.0,
     ) -> str:
         """A new queued job; it is committed when this returns, so its id may be published."""
         job_id = uuid.uuid4().hex
@@ -70,7 +77,7 @@ class Ledger:
                 insert(JobRow).values(
                     id=job_id, kind=kind, title=title[:400], spec=spec, queue=queue, model_id=model_id, dataset_id=dataset_id,
                     state="queued", created=self.database.now(), attempts=0, max_attempts=max_attempts, time_limit=time_limit,
-                    fence=0, cancel=False, share=0.0, step="",
+                    fruitless=0, reached=0, resumed=0.0, grace=grace, fence=0, cancel=False, share=0.0, step="",
                 )
             )  # fmt: skip
         return job_id
@@ -80,16 +87,19 @@ class Ledger:
         self._change(JobRow.id == job_id, published=self.database.now())
 
     def claim(self, job_id: str, owner: str, lease: float) -> Claim | None:
-        """Take a queued job. None when it is taken, done or cancelled: a message that comes twice is harmless."""
+        """Take a queued job. None when it is taken, done or cancelled: a message that comes twice is harmless.
+
+        One that is to be cancelled and has something to save is taken for that.
+        """
         now = self.database.now()
         statement = (
             update(JobRow)
-            .where(JobRow.id == job_id, JobRow.state == "queued", JobRow.cancel.is_(False))
+            .where(JobRow.id == job_id, JobRow.state == "queued", or_(JobRow.cancel.is_(False), _SAVES))
             .values(
                 state="running", owner=owner, fence=JobRow.fence + 1, lease_until=now + lease, attempts=JobRow.attempts + 1,
-                started=now, share=0.0, step="starting", error=None, hint=None,
+                fruitless=JobRow.fruitless + 1, started=now, share=0.0, resumed=0.0, step="starting", error=None, hint=None,
             )
-            .returning(JobRow.id, JobRow.kind, JobRow.fence, JobRow.time_limit)
+            .returning(JobRow.id, JobRow.kind, JobRow.fence, JobRow.time_limit, JobRow.grace)
         )  # fmt: skip
         with self.database.write() as session:
             row = session.execute(statement).first()
@@ -110,34 +120,78 @@ class Ledger:
             return Renewal(held=False, cancel=False, ended=False)
         return Renewal(held=row.state == "running", cancel=row.cancel, ended=row.state in ENDED)
 
-    def progress(self, claim: Claim, share: float, step: str) -> bool:
-        """Write how far the job is; False when it is no longer ours or somebody asked to stop it."""
-        return self._change(and_(_ours(claim), JobRow.cancel.is_(False)), share=share, step=step[:200]) == 1
+    def progress(
+        self,
+        claim: Claim,
+        share: float,
+        step: str,
+        points: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+        *,
+        forget: Sequence[int] = (),
+        resumed: bool = False,
+    ) -> bool:
+        """Write how far the job is, and what it measured on the way, by number; False (and nothing written) when it is no
+        longer ours, or somebody asked to stop it and it does not stop by itself.
+
+        ``forget``: numbers of points to delete. ``resumed``: the job goes on from here, and ``points`` are all that it has.
+        """
+        goes_on = or_(JobRow.cancel.is_(False), JobRow.grace > 0)
+        values = {"share": share, "step": step[:200]} | ({"resumed": share} if resumed else {})
+        old = PointRow.job_id == claim.job_id
+        with self.database.write() as session:
+            if _count(session.execute(update(JobRow).where(_ours(claim), goes_on).values(**values))) != 1:
+                return False
+            if resumed:
+                session.execute(delete(PointRow).where(old))
+            elif points or forget:
+                session.execute(delete(PointRow).where(old, PointRow.number.in_([*points, *forget])))
+            if points:
+                rows = [{"job_id": claim.job_id, "number": key, "content": value} for key, value in points.items()]
+                session.execute(insert(PointRow), rows)
+        return True
+
+    def reached(self, claim: Claim, number: int) -> bool:
+        """The job has a checkpoint to go on from. Where it came further than ever, this attempt does not count as fruitless."""
+        return self._change(and_(_ours(claim), JobRow.reached < number), reached=number, fruitless=0) == 1
 
     def succeed(
-        self, claim: Claim, content: str, summary: dict[str, Any], files: Mapping[str, str] = MappingProxyType({})
+        self,
+        claim: Claim,
+        content: str,
+        summary: dict[str, Any],
+        files: Mapping[str, str] = MappingProxyType({}),
+        *,
+        child: Child | None = None,
+        state: State = "succeeded",
+        message: str | None = None,
+        hint: str | None = None,
     ) -> bool:
         """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours.
 
-        ``files``: further blobs by name.
+        ``files``: further blobs by name. ``child``: a model that the job made. ``state``: "cancelled" or "failed" for a job
+        that leaves a result although it was stopped, or broke; ``message`` and ``hint`` then say why.
         """
-        with self.database.write() as session:
-            ended = session.execute(
-                update(JobRow)
-                .where(_ours(claim))
-                .values(state="succeeded", share=1.0, step="done", finished=self.database.now(), lease_until=None)
-            )
-            if _count(ended) != 1:
-                return False
-            session.execute(
-                insert(ResultRow).values(
-                    job_id=claim.job_id, created=self.database.now(), content=content, summary=summary
-                )
-            )
-            if files:
-                rows = [{"job_id": claim.job_id, "name": name, "content": sha256} for name, sha256 in files.items()]
-                session.execute(insert(ResultFileRow), rows)
-        return True
+        end = {"state": state, "error": message, "hint": hint, "finished": self.database.now(), "lease_until": None}
+        done = {"share": 1.0, "step": "done"} if state == "succeeded" else {}
+        for attempt in range(NAME_TRIES):
+            try:
+                with self.database.write() as session:
+                    if _count(session.execute(update(JobRow).where(_ours(claim)).values(**end, **done))) != 1:
+                        return False
+                    now = self.database.now()
+                    session.execute(
+                        insert(ResultRow).values(job_id=claim.job_id, created=now, content=content, summary=summary)
+                    )
+                    if files:
+                        rows = [{"job_id": claim.job_id, "name": key, "content": value} for key, value in files.items()]
+                        session.execute(insert(ResultFileRow), rows)
+                    if child is not None:
+                        add_child(session, child, claim.job_id, now)
+                return True
+            except IntegrityError:
+                if child is None or attempt == NAME_TRIES - 1:
+                    raise
+        return False
 
     def fail(self, claim: Claim, message: str, hint: str = "") -> bool:
         """The job ends without a result, for a reason that another try would not change."""
@@ -159,21 +213,37 @@ class Ledger:
 
     def release(self, claim: Claim) -> bool:
         """The worker shuts down: back to the queue, and this attempt does not count."""
-        values = {"state": "queued", "lease_until": None, "owner": None, "published": None, "step": "", "share": 0.0}
-        return self._change(_ours(claim), attempts=JobRow.attempts - 1, fence=JobRow.fence + 1, **values) == 1
+        drop = and_(JobRow.cancel.is_(True), ~_SAVES)
+        values = {
+            "state": case((drop, "cancelled"), else_="queued"),
+            "finished": case((drop, self.database.now()), else_=None),
+            "attempts": JobRow.attempts - 1,
+            "fruitless": case((JobRow.fruitless > 0, JobRow.fruitless - 1), else_=0),
+            "fence": JobRow.fence + 1,
+            "lease_until": None,
+            "owner": None,
+            "published": None,
+            "step": "",
+            "share": 0.0,
+        }
+        return self._change(_ours(claim), **values) == 1
 
     def request_cancel(self, job_id: str) -> bool:
-        """Ask to stop a job; a queued one ends at once. False when it had ended already."""
+        """Ask to stop a job; False when it had ended already.
+
+        A queued one ends at once; one that has something to save when it is asked again, or when a worker has saved it.
+        """
+        waits = and_(JobRow.state == "queued", or_(~_SAVES, JobRow.cancel.is_(True)))
         with self.database.write() as session:
-            waiting = session.execute(
+            ended = session.execute(
                 update(JobRow)
-                .where(JobRow.id == job_id, JobRow.state == "queued")
+                .where(JobRow.id == job_id, waits)
                 .values(state="cancelled", cancel=True, finished=self.database.now())
             )
-            running = session.execute(
-                update(JobRow).where(JobRow.id == job_id, JobRow.state == "running").values(cancel=True)
+            asked = session.execute(
+                update(JobRow).where(JobRow.id == job_id, JobRow.state.in_(("queued", "running"))).values(cancel=True)
             )
-        return _count(waiting) + _count(running) == 1
+        return _count(ended) + _count(asked) == 1
 
     def reap(self) -> Reaped:
         """Jobs whose lease has run out: their worker is lost. A missing lease counts as run out. Safe to call twice."""
@@ -211,6 +281,18 @@ class Ledger:
     def result(self, job_id: str) -> ResultRow | None:
         with self.database.read() as session:
             return session.get(ResultRow, job_id)
+
+    def points(self, job_id: str, after: int = -1) -> list[tuple[int, dict[str, Any]]]:
+        """What a job measured on its way, by number, in order; ``after``: later ones only."""
+        statement = select(PointRow.number, PointRow.content).where(PointRow.job_id == job_id, PointRow.number > after)
+        with self.database.read() as session:
+            return [(number, content) for number, content in session.execute(statement.order_by(PointRow.number))]
+
+    def ended(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of these jobs that have ended, or that there are none of."""
+        with self.database.read() as session:
+            alive = select(JobRow.id).where(JobRow.id.in_(job_ids), JobRow.state.not_in(ENDED))
+            return set(job_ids) - set(session.scalars(alive))
 
     def result_files(self, job_id: str) -> dict[str, str]:
         """The blobs of a result's further files, by name."""
@@ -250,14 +332,23 @@ def _ours(claim: Claim) -> ColumnElement[bool]:
     return and_(JobRow.id == claim.job_id, JobRow.fence == claim.fence, JobRow.state == "running")
 
 
+_SAVES = and_(JobRow.grace > 0, JobRow.reached > 0)
+"""A job that stops by itself and has a checkpoint: cancelling it is one more attempt, which keeps what there is."""
+
+
 def _back(message: str, hint: str, database: Database) -> dict[str, Any]:
-    """The new values of a job whose attempt came to nothing: queued again, cancelled, or failed after its last attempt."""
-    spent = JobRow.attempts >= JobRow.max_attempts
+    """The new values of a job whose attempt came to nothing: queued again, cancelled, or failed after its last attempt.
+
+    Only attempts that came no further than those before count.
+    """
+    spent = JobRow.fruitless >= JobRow.max_attempts
+    cancelled = and_(JobRow.cancel.is_(True), or_(spent, ~_SAVES))
+    failed = and_(JobRow.cancel.is_(False), spent)
     return {
-        "state": case((JobRow.cancel.is_(True), "cancelled"), (spent, "failed"), else_="queued"),
-        "error": case((and_(spent, JobRow.cancel.is_(False)), message), else_=None),
-        "hint": case((and_(spent, JobRow.cancel.is_(False)), hint), else_=None),
-        "finished": case((or_(spent, JobRow.cancel.is_(True)), database.now()), else_=None),
+        "state": case((cancelled, "cancelled"), (failed, "failed"), else_="queued"),
+        "error": case((failed, message), else_=None),
+        "hint": case((failed, hint), else_=None),
+        "finished": case((or_(failed, cancelled), database.now()), else_=None),
         "fence": JobRow.fence + 1,
         "lease_until": None,
         "owner": None,

@@ -34,6 +34,16 @@ class ModelRow(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class OriginRow(Base):
+    """Where a model that we trained comes from: its parent, and the job that made it. A job makes at most one model."""
+
+    __tablename__ = "origin"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), primary_key=True)
+    parent_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), unique=True)
+
+
 class DatasetRow(Base):
     """A registered data set, as a blob."""
 
@@ -47,7 +57,12 @@ class DatasetRow(Base):
 
 
 class JobRow(Base):
-    """One job and everything about its life; this row is the truth, the broker only carries its id."""
+    """One job and everything about its life; this row is the truth, the broker only carries its id.
+
+    ``reached``: how far the job's own checkpoints have come, 0 without one. ``fruitless``: attempts since that last grew.
+    ``resumed``: the share that was done when this attempt began.
+    ``grace``: seconds in which the job, asked to stop, ends by itself with what it has; 0 for one that is just stopped.
+    """
 
     __tablename__ = "job"
     __table_args__ = (Index("ix_job_state_lease", "state", "lease_until"), Index("ix_job_created", "created"))
@@ -67,6 +82,10 @@ class JobRow(Base):
     time_limit: Mapped[float] = mapped_column(Float(53))
     attempts: Mapped[int] = mapped_column(Integer)
     max_attempts: Mapped[int] = mapped_column(Integer)
+    fruitless: Mapped[int] = mapped_column(Integer, server_default="0")
+    reached: Mapped[int] = mapped_column(Integer, server_default="0")
+    resumed: Mapped[float] = mapped_column(Float(53), server_default="0")
+    grace: Mapped[float] = mapped_column(Float(53), server_default="0")
     owner: Mapped[str | None] = mapped_column(String(100))
     fence: Mapped[int] = mapped_column(BigInteger)
     lease_until: Mapped[float | None] = mapped_column(Float(53))
@@ -96,6 +115,16 @@ class ResultFileRow(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("result.job_id"), primary_key=True)
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     content: Mapped[str] = mapped_column(String(64))
+
+
+class PointRow(Base):
+    """What a job measured on its way, for its live curves; ``number`` counts."""
+
+    __tablename__ = "point"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    content: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
 class WorkerRow(Base):

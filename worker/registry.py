@@ -11,11 +11,10 @@ from sqlalchemy.exc import IntegrityError
 
 from auditor.errors import MismatchError, NotFoundError, SpecError
 from worker.db import Database
-from worker.models import DatasetRow, JobRow, ModelRow, ResultFileRow, ResultRow
+from worker.lineage import NAME_LENGTH
+from worker.models import DatasetRow, JobRow, ModelRow, OriginRow, ResultFileRow, ResultRow
 
 Row = TypeVar("Row", ModelRow, DatasetRow)
-
-NAME_LENGTH = 200
 
 
 class Registry:
@@ -26,11 +25,11 @@ class Registry:
 
     def add_model(self, name: str, **values: Any) -> ModelRow:
         """A new model. Raises SpecError when the name is taken or unusable."""
-        return self._add(ModelRow(id=uuid.uuid4().hex, name=_usable(name), **values))
+        return self._add(ModelRow(id=uuid.uuid4().hex, name=usable(name), **values))
 
     def add_dataset(self, name: str, **values: Any) -> DatasetRow:
         """A new data set. Raises SpecError when the name is taken or unusable."""
-        return self._add(DatasetRow(id=uuid.uuid4().hex, name=_usable(name), **values))
+        return self._add(DatasetRow(id=uuid.uuid4().hex, name=usable(name), **values))
 
     def models(self) -> Sequence[ModelRow]:
         return self._all(ModelRow)
@@ -47,13 +46,21 @@ class Registry:
         return self._one(DatasetRow, key, "data set")
 
     def remove(self, row: ModelRow | DatasetRow) -> None:
-        """Forget a model or data set. Raises MismatchError while a job names it; its file is swept later."""
+        """Forget a model or data set. Raises MismatchError while a job or a child names it; its file is swept later."""
         table = type(row)
         column = JobRow.model_id if table is ModelRow else JobRow.dataset_id
         with self.database.write() as session:
+            of_it = select(ModelRow.name).join(OriginRow, OriginRow.model_id == ModelRow.id)
+            children = session.scalars(of_it.where(OriginRow.parent_id == row.id).order_by(ModelRow.created)).all()
+            if children:
+                raise MismatchError(
+                    f"{row.name} is the parent of {', '.join(children[:3])}{' and others' * (len(children) > 3)} and stays.",
+                    "Remove the models that were trained from it first.",
+                )
             used = session.scalar(select(func.count()).select_from(JobRow).where(column == row.id))
             if used:
                 raise MismatchError(f"{row.name} is used by {used} job(s) and stays.", "Their results name it.")
+            session.execute(delete(OriginRow).where(OriginRow.model_id == row.id))
             session.execute(delete(table).where(table.id == row.id))
 
     def referenced_blobs(self) -> set[str]:
@@ -86,7 +93,8 @@ class Registry:
         return named[0]
 
 
-def _usable(name: str) -> str:
+def usable(name: str) -> str:
+    """The name, its spaces made single. Raises SpecError for one that cannot be shown, or is too long."""
     name = " ".join(name.split())
     if not name or len(name) > NAME_LENGTH or not name.isprintable():
         raise SpecError(f"A name needs 1 to {NAME_LENGTH} printable characters, got {name[:40]!r}.")

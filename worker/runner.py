@@ -7,14 +7,9 @@ import os
 import signal
 import sys
 import threading
-import time
+from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
-PROGRESS_SECONDS = 0.5
-
-
-class Stopped(Exception):
-    """The job is no longer ours, or somebody asked to stop it."""
 
 
 def main() -> int:
@@ -45,6 +40,8 @@ def _run(job_id: str, fence: int) -> int:
     from worker.logs import get_logger, set_up_logging
     from worker.registry import Registry
     from worker.settings import load_settings
+    from worker.watch import Stopped, Watch
+    from worker.workspaces import Workspaces
 
     settings = load_settings()
     set_up_logging(settings)
@@ -55,25 +52,21 @@ def _run(job_id: str, fence: int) -> int:
     if row is None or row.fence != fence:
         log.warning("the job is not ours")
         return 0
-    claim = Claim(row.id, row.kind, fence, row.time_limit)
-    last = 0.0
-
-    def on_progress(share: float, step: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PROGRESS_SECONDS:
-            last = time.monotonic()
-            if not ledger.progress(claim, share, step):
-                raise Stopped
-
+    claim = Claim(row.id, row.kind, fence, row.time_limit, row.grace)
+    watch, workspaces = Watch(ledger, claim), Workspaces(settings.workspaces)
     try:
         job = JOBS.build(row.kind, {name: value for name, value in row.spec.items() if name != "kind"})
         blobs = BlobStore(settings.blobs)
         with blobs.staging() as folder:
-            output = job.run(Context(Registry(database), blobs, on_progress, folder))
+            workspace = workspaces.take(job_id, fence)
+            made = job.run(Context(Registry(database), blobs, watch.on_progress, folder, workspace, watch))
             # Blobs first, their rows second: a crash between leaves files that the janitor sweeps, never a row without file.
-            files = {file.name: blobs.take(file) for file in output.files}
-            written = ledger.succeed(claim, blobs.put(output.content), output.summary, files)
-        log.info("succeeded" if written else "finished, but the job was no longer ours")
+            files = {file.name: blobs.take(file) for file in made.files}
+            written = ledger.succeed(
+                claim, blobs.put(made.content), made.summary, files,
+                child=made.child, state=made.state, message=made.error or None, hint=made.hint or None,
+            )  # fmt: skip
+        log.info(made.state if written else "finished, but the job was no longer ours")
     except Stopped:
         ledger.cancelled(claim)
         log.info("stopped")
@@ -88,6 +81,9 @@ def _run(job_id: str, fence: int) -> int:
         else:
             ledger.fail(claim, "The job stopped on an internal error.", f"The log of job {job_id[:8]} has the details.")
         log.exception("failed")
+    finally:
+        with suppress(AuditorError):  # the keeper does it, too
+            workspaces.sweep(ledger.ended)
     return 0
 
 

@@ -71,6 +71,11 @@ class Settings(BaseSettings):
         return self.home / "broker"
 
     @property
+    def workspaces(self) -> Path:
+        """Checkpoints of jobs that have not ended."""
+        return self.home / "workspaces"
+
+    @property
     def logs(self) -> Path:
         return self.home / "logs"
 

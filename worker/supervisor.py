@@ -15,6 +15,7 @@ from auditor.errors import ServiceError
 from worker.ledger import Claim, Ledger
 from worker.logs import get_logger
 from worker.settings import Settings
+from worker.workspaces import Workspaces
 
 POLL_SECONDS = 0.25
 """How often the supervisor looks at its runner and its row: a cancel is felt within about this time."""
@@ -37,6 +38,7 @@ def supervise(job_id: str, owner: str, settings: Settings, ledger: Ledger, stopp
 class _Supervision:
     def __init__(self, claim: Claim, settings: Settings, ledger: Ledger, stopping: threading.Event) -> None:
         self.claim, self.settings, self.ledger, self.stopping = claim, settings, ledger, stopping
+        self.asked: float | None = None
         self.log = get_logger("supervisor", job=claim.job_id, fence=claim.fence)
 
     def run(self) -> str:
@@ -73,6 +75,8 @@ class _Supervision:
             return self._ended(runner.returncode, log_file)
         finally:
             _kill(runner)
+            with contextlib.suppress(ServiceError):  # the keeper does it, too
+                Workspaces(self.settings.workspaces).sweep(self.ledger.ended)
 
     def _heartbeat(self, runner: subprocess.Popen[bytes]) -> str:
         """Keep the lease; returns a word when the job is over for us, else nothing."""
@@ -92,6 +96,10 @@ class _Supervision:
             return ""
         if answer.ended:
             return ""  # the runner has written its end and is about to go
+        if answer.held:
+            self.asked = self.asked or self.heard
+            if self.heard - self.asked < self.claim.grace:
+                return ""  # the runner has seen it, too, and ends with what it has
         _kill(runner)
         if answer.cancel:
             self.ledger.cancelled(self.claim)

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 
 
 class CatalogueCommand(TyperCommand):
-    """A command whose help ends with presets and the members of some catalogues (``module:NAME``), read when help is wanted."""
+    """A command whose help ends with presets and the members of some catalogues (``module:NAME``) and the fields
+    of a model that are set by name; all read when help is wanted."""
 
     catalogues: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[str] = ""
+    fields: ClassVar[str] = ""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         if self.presets:
@@ -26,6 +28,12 @@ class CatalogueCommand(TyperCommand):
             catalogue = _load(name)
             with formatter.section(f"{catalogue.noun.capitalize()} kinds (kind:name=value,name=value)"):
                 formatter.write_dl([(member.kind_name(), _described(member)) for member in catalogue])
+        if self.fields:
+            with formatter.section("Settings (--set name=value)"):
+                named = _load(self.fields).model_fields.items()
+                formatter.write_dl(
+                    [(name, f"[{_default(field)}] {field.description}") for name, field in named if name != "hardening"]
+                )
         super().format_epilog(ctx, formatter)
 
 
@@ -43,4 +51,12 @@ def _default(field: Any) -> str:
     if field.is_required():
         return "..."
     value = field.get_default(call_default_factory=True)
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, tuple):
+        return "+".join(map(_shown, value))
+    return "empty" if value is None else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -43,6 +43,9 @@ def card(job: JobView, *, opened: bool) -> None:
             buttons[0].page_link(
                 "views/models.py", label="Open the model's card", query_params={"model": str(job.model_id)}
             )
+        if job.kind == "harden":
+            place = buttons[0] if job.ended else buttons[1]
+            place.page_link("views/harden.py", label="Open the training", query_params={"job": job.id})
         if opened:
             st.caption(f"attempts: {job.attempts}, time so far: {duration(job.seconds)}")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import forms
+from app import forms, lineage
 from app.commands.show import when
 from app.render import draw_block
 from app.state import client, parameter
@@ -55,7 +55,12 @@ def card(row: ModelRow) -> None:
     if right.button("Vet now", key="vet-now"):
         client().vet(row.id, choice)
         st.rerun()
+    st.page_link("views/harden.py", label="Harden this model", icon=":material/shield:", query_params={"model": row.id})
     vetting(row)
+    relatives = client().lineage(row.id)
+    if len(relatives) > 1:
+        st.subheader("Lineage", anchor=False)
+        lineage.tree(relatives, row.id)
 
 
 @st.fragment(run_every=1.0)

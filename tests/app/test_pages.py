@@ -56,7 +56,9 @@ def texts(page: AppTest) -> str:
     return " ".join(str(part).replace("\\", "") for part in parts)
 
 
-@pytest.mark.parametrize("view", ["start", "new_audit", "jobs", "result", "neurons", "compare", "models", "datasets"])
+@pytest.mark.parametrize(
+    "view", ["start", "new_audit", "jobs", "result", "neurons", "compare", "harden", "models", "datasets"]
+)
 def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> None:
     from worker.client import Client
 
@@ -69,7 +71,8 @@ def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> Non
     ("view", "parameters"),
     [
         ("models", {"model": "nobody"}), ("datasets", {"dataset": "nobody"}), ("result", {"audit": "nobody"}),
-        ("neurons", {"audit": "nobody"}), ("compare", {"a": "x", "b": "y"}),
+        ("neurons", {"audit": "nobody"}), ("harden", {"job": "nobody"}),
+        ("harden", {"model": "<script>"}), ("compare", {"a": "x", "b": "y"}),
         ("jobs", {"job": "nobody"}), ("new_audit", {"model": "<script>"}),
     ],
 )  # fmt: skip

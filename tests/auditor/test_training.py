@@ -204,6 +204,20 @@ def test_a_loss_that_is_no_number_stops_before_any_weight_moves(tmp_path: Path) 
     assert json.loads(_metadata(tmp_path / "last.safetensors"))["state"]["step"] == 6
     assert all(value.isfinite().all() for value in last(tmp_path).values())
     assert json.loads(_metadata(tmp_path / "best.safetensors"))["best"]["epoch"] == 1
+    kept = error.value.result
+    assert (kept.stopped, kept.steps, kept.best.epoch) == ("diverged", 6, 1)
+
+
+def test_every_checkpoint_is_told_once_it_is_written(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+
+    def note(step: int) -> None:
+        told.append((step, json.loads(_metadata(tmp_path / "last.safetensors"))["state"]["step"]))
+
+    classifier = deeper_classifier()
+    train(spec_of(), classifier, data_of(40), folder=tmp_path, on_checkpoint=note, checkpoint_seconds=1e9)
+    # 36 images to train on, batches of 8: four steps in an epoch, and a checkpoint after each.
+    assert told == [(0, 0), (4, 4), (8, 8), (12, 12)]
 
 
 def _metadata(path: Path) -> str:

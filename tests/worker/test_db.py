@@ -20,7 +20,7 @@ from auditor.errors import ServiceError
 from tests.worker.rows import new_job
 from worker.db import Database, _alembic, connect, shown_url, upgrade
 from worker.ledger import Ledger
-from worker.models import Base, JobRow
+from worker.models import Base, JobRow, ModelRow, OriginRow, PointRow
 from worker.settings import Settings, load_settings
 
 
@@ -31,7 +31,14 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(database: Database
 
 
 def test_every_revision_goes_down_and_up_again_with_data_in_it(both: Settings, database: Database) -> None:
-    new_job(Ledger(database))
+    job = new_job(Ledger(database))
+    with database.write() as session:
+        for name in ("parent", "child"):
+            values = {"architecture": {}, "normalization": {}, "weights": "a" * 64, "manifest": {}}
+            session.add(ModelRow(id=name, name=name, created=0.0, class_names=None, **values))
+        session.flush()
+        session.add(OriginRow(model_id="child", parent_id="parent", job_id=job))
+        session.add(PointRow(job_id=job, number=0, content={"step": 0}))
     config = _alembic()
     revisions = [item.revision for item in ScriptDirectory.from_config(config).walk_revisions()]
     for revision in revisions:
@@ -41,6 +48,23 @@ def test_every_revision_goes_down_and_up_again_with_data_in_it(both: Settings, d
                 direction(config, f"{revision}-1" if direction is command.downgrade else "head")
     with database.engine.connect() as connection:
         assert set(inspect(connection).get_table_names()) >= set(Base.metadata.tables)
+
+
+def test_before_trainings_were_known_their_models_are_models_like_any_other(both: Settings, database: Database) -> None:
+    job = new_job(Ledger(database))
+    with database.write() as session:
+        values = {"architecture": {}, "normalization": {}, "weights": "a" * 64, "manifest": {}}
+        session.add(ModelRow(id="child", name="child", created=0.0, class_names=None, **values))
+    config = _alembic()
+    for direction, revision in ((command.downgrade, "0002"), (command.upgrade, "head")):
+        with database.engine.execution_options(auditor_write=True).begin() as connection:
+            config.attributes["connection"] = connection
+            direction(config, revision)
+    with database.read() as session:
+        assert session.scalar(select(ModelRow.name)) == "child"
+        row = session.get(JobRow, job)
+        assert row is not None
+        assert (row.fruitless, row.reached, row.resumed, row.grace) == (0, 0, 0.0, 0.0)
 
 
 def test_upgrading_twice_or_from_two_processes_at_once_is_harmless(both: Settings) -> None:

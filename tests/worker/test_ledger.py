@@ -175,3 +175,123 @@ def test_jobs_are_listed_newest_first_with_their_summaries_and_found_by_the_begi
     assert [row.id for row in ledger.find(jobs[0][:8])] == [jobs[0]]
     assert ledger.find(jobs[0][:3]) == []
     assert ledger.find("%%%%") == []
+
+
+def with_checkpoint(ledger: Ledger, grace: float = 5.0) -> tuple[str, Claim]:
+    """A running job that stops by itself, after its first checkpoint."""
+    job = new_job(ledger, grace=grace)
+    claim = claimed(ledger, job)
+    assert ledger.reached(claim, 10)
+    return job, claim
+
+
+def test_an_attempt_that_came_further_than_those_before_does_not_count(ledger: Ledger) -> None:
+    job = new_job(ledger, max_attempts=2)
+    for number in (10, 20, 30, 40, 50):
+        claim = claimed(ledger, job)
+        assert ledger.reached(claim, number)
+        assert not ledger.reached(claim, number), "it grows, or it does not"
+        assert not ledger.reached(claim, number - 5)
+        assert ledger.crashed(claim, "signal 9") == "queued"
+    assert state(ledger, job) == ("queued", 5)
+    claim = claimed(ledger, job)
+    assert not ledger.reached(claim, 50), "the same point again"
+    assert ledger.crashed(claim, "signal 9") == "queued"
+    assert ledger.crashed(claimed(ledger, job), "signal 9") == "failed"
+    assert state(ledger, job) == ("failed", 7)
+
+
+def test_a_release_gives_back_no_more_than_its_own_attempt(ledger: Ledger) -> None:
+    job = new_job(ledger, max_attempts=1)
+    claim = claimed(ledger, job)
+    ledger.reached(claim, 1)
+    assert ledger.release(claim)
+    assert ledger.release(claimed(ledger, job))
+    assert state(ledger, job) == ("queued", 0)
+    assert ledger.crashed(claimed(ledger, job), "signal 9") == "failed"
+
+
+def test_a_job_released_after_somebody_cancelled_it_is_cancelled(ledger: Ledger) -> None:
+    job = new_job(ledger)
+    claim = claimed(ledger, job)
+    ledger.request_cancel(job)
+    assert ledger.release(claim)
+    assert state(ledger, job)[0] == "cancelled"
+
+
+def test_a_job_that_stops_gently_may_write_on_until_it_does(ledger: Ledger) -> None:
+    job, claim = with_checkpoint(ledger)
+    assert ledger.request_cancel(job)
+    assert ledger.progress(claim, 0.5, "stopping", {7: {"loss": 1.0}})
+    assert ledger.succeed(claim, "a" * 64, {}, state="cancelled", message="why", hint="so")
+    row = ledger.get(job)
+    assert row is not None
+    assert (row.state, row.share, row.error, row.hint) == ("cancelled", 0.5, "why", "so")
+    assert ledger.result(job) is not None
+    assert ledger.points(job) == [(7, {"loss": 1.0})]
+
+
+@pytest.mark.parametrize("how", ["crashed", "released", "lost"])
+def test_what_a_cancelled_job_had_reached_is_saved_by_one_more_attempt(ledger: Ledger, how: str) -> None:
+    job, claim = with_checkpoint(ledger)
+    ledger.request_cancel(job)
+    if how == "crashed":
+        assert ledger.crashed(claim, "signal 9") == "queued"
+    elif how == "released":
+        assert ledger.release(claim)
+    else:
+        expire(ledger, job)
+        assert ledger.reap().requeued == [job]
+    saving = claimed(ledger, job)
+    assert ledger.look(saving).cancel
+    assert ledger.succeed(saving, "a" * 64, {}, state="cancelled")
+    assert state(ledger, job)[0] == "cancelled"
+
+
+def test_a_waiting_job_with_a_checkpoint_is_saved_when_cancelled_and_ended_when_cancelled_again(ledger: Ledger) -> None:
+    job, claim = with_checkpoint(ledger)
+    ledger.crashed(claim, "signal 9")
+    assert ledger.request_cancel(job)
+    assert state(ledger, job)[0] == "queued"
+    assert ledger.unpublished() == [(job, "cpu")]
+    assert ledger.request_cancel(job)
+    assert state(ledger, job)[0] == "cancelled"
+    assert ledger.claim(job, "w", 30) is None
+    assert not ledger.request_cancel(job)
+
+
+def test_a_crash_loop_while_saving_ends(ledger: Ledger) -> None:
+    job, claim = with_checkpoint(ledger)
+    ledger.request_cancel(job)
+    for _ in range(10):
+        if ledger.crashed(claim, "signal 9") != "queued":
+            break
+        claim = claimed(ledger, job)
+    assert state(ledger, job) == ("cancelled", 4), "the first, which reached something, and three that did not"
+
+
+def test_points_are_the_owners_to_write_and_a_resumed_job_begins_with_those_it_has(ledger: Ledger) -> None:
+    job = new_job(ledger)
+    zombie = claimed(ledger, job)
+    measured = {number: {"step": number} for number in range(5)}
+    assert ledger.progress(zombie, 0.1, "on", measured)
+    assert ledger.progress(zombie, 0.1, "on", {3: {"step": "again"}}, forget=[1])
+    expire(ledger, job)
+    ledger.reap()
+    second = claimed(ledger, job)
+    assert not ledger.progress(zombie, 0.9, "on", {9: {}})
+    assert [number for number, _ in ledger.points(job)] == [0, 2, 3, 4]
+    assert ledger.points(job, after=2) == [(3, {"step": "again"}), (4, {"step": 4})]
+    assert not ledger.progress(zombie, 0.0, "on", {}, resumed=True)
+    assert ledger.progress(second, 0.25, "on", {0: {"step": 0}, 1: {"step": 1}}, resumed=True)
+    assert [number for number, _ in ledger.points(job)] == [0, 1]
+    row = ledger.get(job)
+    assert row is not None
+    assert row.resumed == 0.25
+
+
+def test_which_jobs_have_ended_is_told_also_of_those_that_never_were(ledger: Ledger) -> None:
+    waiting, running, done = new_job(ledger), new_job(ledger), new_job(ledger)
+    claimed(ledger, running)
+    ledger.fail(claimed(ledger, done), "no")
+    assert ledger.ended([waiting, running, done, "nobody"]) == {done, "nobody"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from safetensors.torch import save
@@ -10,6 +12,7 @@ from auditor.architecture import ARCHITECTURES
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.dataset import write_dataset
+from auditor.progress import no_progress
 from tests.nets import labelled
 from worker.client import Client
 from worker.job import Context
@@ -107,8 +110,10 @@ def run_here(client: Client, job_id: str) -> str:
     """Run a queued job in this process, as a runner would; returns its id."""
     claim = client.ledger.claim(job_id, "test", 60)
     assert claim is not None
-    with client.blobs.staging() as folder:
-        output = client.request(job_id).run(Context(client.registry, client.blobs, lambda share, step: None, folder))
+    with client.blobs.staging() as folder, TemporaryDirectory() as workspace:
+        context = Context(client.registry, client.blobs, no_progress, folder, Path(workspace))
+        output = client.request(job_id).run(context)
         files = {file.name: client.blobs.take(file) for file in output.files}
-        assert client.ledger.succeed(claim, client.blobs.put(output.content), output.summary, files)
+        content = client.blobs.put(output.content)
+        assert client.ledger.succeed(claim, content, output.summary, files, child=output.child, state=output.state)
     return job_id

@@ -10,6 +10,7 @@ from auditor import audit
 from auditor.audit_spec import AuditSpec
 from auditor.result import AuditResult
 from worker.job import Context, Job, Output
+from worker.lineage import Lineage
 
 
 class AuditJob(Job):
@@ -34,6 +35,7 @@ class AuditJob(Job):
             on_progress=context.on_progress,
             model_sha256=row.weights,
             architecture=row.architecture,
+            trained_on=Lineage(context.registry.database).trained_on(row.id),
             examples=context.folder,
         )
         return Output(result.model_dump_json().encode(), summarize(result), tuple(sorted(context.folder.iterdir())))

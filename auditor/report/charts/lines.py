@@ -32,9 +32,10 @@ def lines(rows: Rows, options: Options) -> AnyChart:
     layer; kinds have lines of their own). Rows without a value are left out.
 
     Options: ``x`` and ``y`` title the axes, ``legend`` the legend. ``share``: values are shares, shown as percentages on the
-    whole scale; else ``format`` is that of the values. ``x_format``: that of x. ``log``: a logarithmic scale, on which only
-    positive values are shown. ``bars``: intervals as bars, not as bands. ``mark``: an x to mark by a rule. ``group``: the
-    field that colours the lines (default "series"; dashes and shapes then tell the series apart).
+    whole scale; else ``format`` is that of the values. ``x_format``: that of x; ``x_domain``: its range, where it is known.
+    ``log``: a logarithmic scale, on which only positive values are shown. ``bars``: intervals as bars, not as bands. ``mark``:
+    an x to mark by a rule. ``group``: the field that colours the lines (default "series"; dashes and shapes then tell the
+    series apart).
     """
     log, share = options.get("log", False), options.get("share", False)
     number = ".1%" if share else options.get("format", ".4g")
@@ -50,10 +51,12 @@ def lines(rows: Rows, options: Options) -> AnyChart:
         *([group] if group != "series" else []),
         *(["kind"] if any("kind" in row for row in rows) else []),
     ]
+    ends = options.get("x_domain", ())
+    across = alt.Scale(domain=ends) if ends else alt.Scale(zero=False, nice=False, padding=12)
     base = alt.Chart(alt.Data(values=shown)).encode(
         x=alt.X(
-            "x:Q", title=options["x"], axis=_ticks(shown, options.get("x_format", "")),
-            scale=alt.Scale(zero=False, nice=False, padding=12),
+            "x:Q", title=options["x"], axis=_ticks([*shown, *({"x": end} for end in ends)], options.get("x_format", "")),
+            scale=across,
         ),
         color=colours(group, names_in(rows, group), options.get("legend")),
         detail=[alt.Detail(f"{field}:N") for field in lined],

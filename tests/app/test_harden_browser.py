@@ -1,0 +1,86 @@
+"""A hardening in a real Chromium: queue it, see the curves move, cancel one, finish one, lineage, compare with the parent."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from app.sample import DATASET, MODELS, TRAINING, seed
+from tests.app.test_browser import Site, browser, choose, page, settle, shot, site, type_in
+from worker.client import Client
+
+pytestmark = pytest.mark.browser
+
+__all__ = ["browser", "page", "site"]  # fixtures
+
+
+def queue(page: Page, site: Site, epochs: int, name: str) -> str:
+    """Fill the form and queue a training; returns the job's id."""
+    page.goto(f"{site.address}/harden")
+    settle(page)
+    summary = page.locator("summary", has_text="New training")
+    summary.wait_for(timeout=60_000)
+    if summary.locator("xpath=..").get_attribute("open") is None:
+        summary.click()
+    choose(page, "Model", MODELS["plain"])
+    choose(page, "Training images", TRAINING)
+    page.locator("label", has_text="Fast adversarial training").first.click()
+    settle(page)
+    type_in(page, "Epochs", str(epochs))
+    type_in(page, "Name of the child", name)
+    expect(page.get_by_text(re.compile("At most .* forward passes for each of 6,000 images"))).to_be_visible()
+    shot(page, f"harden-1-{name}-form")
+    page.get_by_role("button", name="Queue the training").click()
+    page.wait_for_url(re.compile(r"/harden\?job="), timeout=30_000)
+    return page.url.split("job=")[1]
+
+
+def curves(page: Page) -> bytes:
+    """The first chart as it is drawn now."""
+    return page.get_by_test_id("stVegaLiteChart").first.screenshot()
+
+
+def test_from_the_form_to_the_comparison(site: Site, page: Page) -> None:
+    client = Client(site.settings)
+    seed(client)
+    job = queue(page, site, 2, "whole")
+    expect(page.get_by_role("heading", name="Validation accuracy")).to_be_visible(timeout=120_000)
+    before, limit = curves(page), time.monotonic() + 60
+    while curves(page) == before:
+        assert time.monotonic() < limit, "the curves do not move"
+        page.wait_for_timeout(500)
+    shot(page, "harden-2-live")
+    expect(page.get_by_role("heading", name="Beside its parent")).to_be_visible(timeout=240_000)
+    best = client.training_result(job).best
+    assert best.clean is not None
+    assert best.clean.value is not None
+    expect(page.get_by_text(f"{100 * best.clean.value:.1f} %", exact=True).first).to_be_visible()
+    shot(page, "harden-3-result")
+
+    cancelled = queue(page, site, 500, "cut short")
+    limit = time.monotonic() + 180
+    while not any(point.clean is not None and point.epoch > 0 for _, point in client.points(cancelled)):
+        assert time.monotonic() < limit
+        page.wait_for_timeout(300)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancelled after")).to_be_visible(timeout=60_000)
+    assert client.job(cancelled).state == "cancelled"
+    assert client.child(cancelled) is not None
+    shot(page, "harden-4-cancelled")
+
+    page.goto(f"{site.address}/harden?job={job}")
+    expect(page.get_by_role("heading", name="Lineage")).to_be_visible(timeout=60_000)
+    for name in (MODELS["plain"], "whole", "cut short"):
+        expect(page.get_by_test_id("stMarkdown").get_by_text(name).last).to_be_visible()
+    type_in(page, "Samples", "40")
+    page.get_by_role("button", name="Audit parent and child").click()
+    compare = page.get_by_text("Compare parent and child")
+    expect(compare).to_be_visible(timeout=240_000)
+    assert {audit.dataset_id for audit in client.jobs(kind="audit")} == {client.dataset(DATASET).id}
+    compare.click()
+    expect(page.get_by_role("heading", name="What differs")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("heading", name="Neuron sensitivity by layer")).to_be_visible()
+    shot(page, "harden-5-compare")

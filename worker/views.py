@@ -1,0 +1,111 @@
+"""What the dashboard and the command line are told of a job: its state in words, and what one would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from auditor.architecture import Architecture
+from auditor.errors import MismatchError
+from worker.ledger import ENDED
+from worker.models import DatasetRow, JobRow, WorkerRow
+
+
+class JobView(NamedTuple):
+    """A job as its owner sees it. ``eta``: seconds to its end, None where nothing can be said. ``notice``: why it waits.
+
+    Times are seconds since 1970. ``summary`` holds the numbers of a finished job.
+    """
+
+    id: str
+    kind: str
+    title: str
+    state: str
+    share: float
+    step: str
+    created: float
+    seconds: float | None
+    eta: float | None
+    attempts: int
+    error: str
+    hint: str
+    notice: str
+    model_id: str | None
+    dataset_id: str | None
+    summary: dict[str, Any]
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+class Estimate(NamedTuple):
+    """An upper bound on an audit's cost: ``passes`` in forward passes over single images (a backward pass counts as two), and
+    ``seconds`` at the speed that the model's vetting measured, None where it has not been vetted. Samples that are fooled
+    early spare much of it.
+    """
+
+    samples: int
+    passes: float
+    seconds: float | None
+
+
+def view_of(row: JobRow, summary: dict[str, Any] | None, now: float, workers: Sequence[WorkerRow]) -> JobView:
+    """A job's row as its owner sees it; ``now``: the database's clock."""
+    seconds = None if row.started is None else (row.finished or now) - row.started
+    done = row.share - row.resumed  # what earlier attempts did says nothing of this one's speed
+    known = row.state == "running" and done > 0.01
+    return JobView(
+        id=row.id,
+        kind=row.kind,
+        title=row.title,
+        state=row.state,
+        share=row.share,
+        step=row.step,
+        created=row.created,
+        seconds=seconds,
+        eta=seconds * (1 - row.share) / done if known and seconds is not None else None,
+        attempts=row.attempts,
+        error=row.error or "",
+        hint=row.hint or "",
+        notice=_why_it_waits(row, workers),
+        model_id=row.model_id,
+        dataset_id=row.dataset_id,
+        summary=summary or {},
+    )
+
+
+def _why_it_waits(row: JobRow, workers: Sequence[WorkerRow]) -> str:
+    if row.state == "running" and row.cancel:
+        return "Stopping; it keeps what it has." if row.grace else "stopping"
+    if row.state != "queued":
+        return ""
+    if row.cancel:
+        return "To be cancelled: a worker will keep what it has. Cancel again to drop it."
+    if not workers:
+        return "No worker is running. Start one with `auditor worker`."
+    if not any(row.queue in worker.queues for worker in workers):
+        return "No worker with a GPU is running, and the job asks for one."
+    if row.published is None:
+        return "The broker does not answer; the job is safe and will be sent again."
+    return (
+        "Waiting for a free worker."
+        if row.attempts == 0
+        else f"Its worker was lost; attempt {row.attempts + 1} follows."
+    )
+
+
+def check_fit(architecture: Architecture, dataset: DatasetRow) -> None:
+    """The same rule as the core's, from the manifests, so that the form can say it at once."""
+    shape, classes = tuple(dataset.manifest["shape"]), int(dataset.manifest["num_classes"])
+    if shape != architecture.input_shape:
+        wanted, came = ("x".join(map(str, item)) for item in (architecture.input_shape, shape))
+        raise MismatchError(
+            f"The model takes images of {wanted} (channels, height, width), the data set {dataset.name} has {came}.",
+            "Declare the model's input size as it was trained, or add the data set resized to that size.",
+        )
+    if classes > architecture.num_classes:
+        raise MismatchError(
+            f"The data set {dataset.name} has {classes} classes, the model only {architecture.num_classes}.",
+            "Use the data set that the model was trained for.",
+        )
