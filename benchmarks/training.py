@@ -1,6 +1,6 @@
 """An epoch of every hardening method beside its counted forward and backward passes, done plainly in the same run.
 
-    python benchmarks/training.py --write docs/training-benchmarks.md
+    python benchmarks/training.py --write docs/benchmarks-training.md
 
 After every step of the training the same passes are made by plain PyTorch on a copy of the network, so that a busy machine slows
 down both sides alike: as many attack steps (forward, and backward to the image, in eval mode), forward passes, and forward and
