@@ -192,6 +192,7 @@ class Diverging(FineTune):
         return Terms(terms.loss * (torch.nan if step.number >= self.at else 1.0), terms.parts)
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")  # the method is in no catalogue
 def test_a_loss_that_is_no_number_stops_before_any_weight_moves(tmp_path: Path) -> None:
     classifier = deeper_classifier()
     data = labelled(deeper_classifier(), n=40)

@@ -173,7 +173,7 @@ def test_the_layers_below_are_kept_by_default() -> None:
     trainee = trainee_of(method("sns"), deeper_classifier())
     assert set(trainee.parameters) == {f"{layer}.{name}" for layer in (4, 5, 8, 10) for name in ("weight", "bias")}
     with trainee.learning():
-        assert [module.training for module in trainee.network] == [True, False] + [True] * 9  # type: ignore[union-attr]
+        assert [module.training for module in trainee.network] == [False, False] + [True] * 9  # type: ignore[union-attr]
 
 
 def test_what_cannot_be_is_refused() -> None:
