@@ -201,8 +201,8 @@ def test_four_kills_at_random_and_the_weights_are_those_of_an_uninterrupted_run(
     """More kills than attempts are allowed: each came further than the one before."""
     seed = int(time.time())
     print(f"kills at random, seed {seed}")
-    at = sorted(random.Random(seed).sample(range(4, 300), 4))
-    long = {"epochs": 200, "sensitivity_samples": 0}  # of two steps each
+    at = sorted(random.Random(seed).sample(range(4, 150), 4))
+    long = {"epochs": 100, "sensitivity_samples": 0}  # of two steps each
     whole = harden(world, "whole", **long)
     assert run(world, whole) == "done"
     with worker(world):

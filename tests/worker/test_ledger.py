@@ -211,6 +211,14 @@ def test_a_release_gives_back_no_more_than_its_own_attempt(ledger: Ledger) -> No
     assert ledger.crashed(claimed(ledger, job), "signal 9") == "failed"
 
 
+def test_any_number_of_releases_leaves_a_job_all_its_attempts(ledger: Ledger) -> None:
+    job = new_job(ledger, max_attempts=2)
+    for _ in range(4):
+        assert ledger.release(claimed(ledger, job))
+    assert ledger.crashed(claimed(ledger, job), "signal 9") == "queued"
+    assert ledger.crashed(claimed(ledger, job), "signal 9") == "failed"
+
+
 def test_a_job_released_after_somebody_cancelled_it_is_cancelled(ledger: Ledger) -> None:
     job = new_job(ledger)
     claim = claimed(ledger, job)
