@@ -25,7 +25,7 @@ LEARNING_BATCH, FILTER_STEPS, LEARNING_STEPS = 8, 10, 30
 
 
 class SparseTransformation(ImageDefense):
-    """Sparse transformation layer (Sun et al. 2019, arXiv 1811.11209): what few filters at few places cannot say is left out.
+    """Sparse transformation layer (Sun et al. 2019, arXiv 1812.00037): what few filters at few places cannot say is left out.
 
     The image is split into a smooth part (Tikhonov filter) and the rest, which is coded by convolutional basis pursuit
     denoising and put together again. The filters are learnt on the rest of the training images. The authors' code divides

@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from auditor.attack import ATTACKS
+from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier, View
+from auditor.defended import DefendedClassifier, View, surest
 from auditor.defending.files import Lineage, read_state, write_state
 from auditor.defense import DEFENSES, Defense, ImageDefense, defended, fit_stack
 from auditor.errors import IntakeError, MismatchError
 from auditor.evaluation import clean_pass, run_attack
 from auditor.harness.fast import fast_copy
 from auditor.threat import ThreatModel
-from tests.auditor.defenses.small import behind, default, fitted, images, network
+from tests.auditor.defenses.small import SHAPE, behind, default, fitted, images, network
 
 KINDS = list(DEFENSES.members)
 
@@ -174,3 +176,44 @@ def test_an_attackers_view_goes_through_the_whole_stack() -> None:
     points = images(classifier).images(np.arange(4)).requires_grad_()
     assert not model(points).requires_grad
     assert model.seen(View(adaptive=True))(points).requires_grad
+
+
+class Nested(nn.Module):
+    """Calls its activation as a function: a traced copy has no module of that name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(self.norm(self.first(x)))
+
+
+def test_a_defense_that_reaches_into_layers_finds_them_in_the_faster_copy() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(Nested(), nn.Flatten(), nn.Linear(6 * 100, 5))
+    classifier = Classifier(layers, input_shape=SHAPE, num_classes=5)
+    model = behind(default("neuron-selecting"), classifier)
+    x = images(classifier).images(np.arange(6))
+    assert not same(model.logits(x), classifier.logits(x).log_softmax(1))
+    assert same(fast_copy(model)(x), model.logits(x))
+
+
+def test_an_adaptive_attacker_sees_through_the_edge_of_the_box() -> None:
+    """Noise on a black image is cut off at half of the pixels, where what is deployed has no gradient."""
+    model = behind(default("gaussian-noise"))
+    x = torch.zeros(1, 3, 12, 12)
+    dead = []
+    for view in (model, model.seen(View(adaptive=True))):
+        points = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(view(points)[0, 0], points)
+        dead.append(float((gradient == 0).double().mean()))
+    assert dead[0] > 0.3
+    assert dead[1] < 0.05
+
+
+def test_of_several_answers_the_surest_of_a_class_counts() -> None:
+    """Margins of class 0: row 0: -1 and 2, so the second; row 1: 3 and -4, so the first."""
+    answers = [torch.tensor([[1.0, 2.0], [5.0, 2.0]]), torch.tensor([[4.0, 2.0], [1.0, 5.0]])]
+    assert surest(answers, 0).tolist() == [[4, 2], [5, 2]]
+    assert surest(answers, 1).tolist() == [[1, 2], [1, 5]]

@@ -15,6 +15,7 @@ from auditor.defending.table import DefenseEvaluation
 from auditor.defense import DEFENSES, NOTHING, Defense, State
 from auditor.defense_evaluation import DefenseSpec, evaluate, sweep
 from auditor.errors import EvaluationError, SpecError
+from auditor.metrics import Rate
 from auditor.nip.adaptive import paper_attacks
 from auditor.nip.published import PublishedCode
 from auditor.threat import Norm, ThreatModel
@@ -179,3 +180,10 @@ def test_nothing_to_evaluate_is_refused() -> None:
         evaluate(classifier, [], [], labelled(classifier, 4), np.arange(4), DefenseSpec())
     with pytest.raises(SpecError):
         DEFENSES.build("nip", {"quorum": 0})
+
+
+def test_a_row_beyond_epsilon_never_feeds_the_headline(nip: DefenseEvaluation) -> None:
+    outside = nip.robust[0].model_copy(update={"within": False, "held": [False] * 40, "accuracy": Rate.count(0, 40)})
+    more = nip.model_copy(update={"robust": (outside, *nip.robust)})
+    assert more.headline == nip.headline
+    assert more.worst == nip.worst

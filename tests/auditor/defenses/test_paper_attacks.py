@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.defending.bench import Bench
 from auditor.nip.adaptive import InfluenceAttack, paper_attacks
@@ -44,14 +45,17 @@ def test_the_printed_steps_are_those_of_the_formula(kind: str) -> None:
     classifier = deeper_classifier().double()
     data = labelled(classifier, 8)
     x, labels = 0.25 + 0.5 * data.images(np.arange(8)).double(), torch.from_numpy(data.labels)
-    attack = InfluenceAttack(kind=kind, literal=True, step=0.01, steps=3, weight=0.7, front=K, tail=K)
+    step = (
+        1.0 if kind in ("s-ala", "r-ala") else 0.01
+    )  # where the influence has not changed, its change has no gradient
+    attack = InfluenceAttack(kind=kind, literal=True, step=step, steps=3, weight=0.7, front=K, tail=K)
     expected = x
     for _ in range(1 if kind == "ala" else 3):
         points = expected.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(by_hand(classifier, kind, x, points, labels), points)
-        expected = (expected + 0.01 * gradient).clamp(0, 1)
+        expected = (expected + step * gradient).clamp(0, 1)
     assert not torch.equal(expected, x)
-    assert torch.allclose(attack.attack(classifier, x, labels, ThreatModel().ball(x)), expected, atol=1e-12)
+    assert torch.allclose(attack.attack(classifier, x, labels, ThreatModel().ball(x)), expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("attack", paper_attacks(), ids=lambda item: f"{item.kind}-{item.literal}")
@@ -84,8 +88,6 @@ def test_the_published_code_knows_what_no_defense_can() -> None:
     classifier = deeper_classifier()
     data = labelled(classifier, 40, wrong=0)
     bench = Bench(data, np.arange(40), ThreatModel(epsilon=1.0), 0, 16)
-    from auditor.attack import ATTACKS
-
     found = bench.attacked(classifier, ATTACKS.build("pgd", {"budget": "minimal"}), np.arange(40))
     x, twins = bench.x, found.x_adv
     samples = torch.arange(40)
