@@ -64,7 +64,7 @@ def test_the_section_says_what_the_records_say(result: AuditResult) -> None:
         for record in result.corruptions
     }
     for row in figure.rows:
-        expected = rates.get((row["corruption"], row["severity"]), result.clean_accuracy)
+        expected = rates.get((row["row"], row["column"]), result.clean_accuracy)
         assert (row["value"], row["low"], row["n"]) == (expected.value, expected.low, 50)
     assert len(figure.rows) == 6 + 2
     fog, jpeg, mean = table.rows
