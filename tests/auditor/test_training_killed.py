@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import sys
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -25,11 +28,16 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def server() -> ForkServerContext:
-    """Processes of their own that need not read torch anew."""
+def server() -> Iterator[ForkServerContext]:
+    """Processes of their own that need not read torch anew.
+
+    They would run this process's ``__main__``, which after a test of a page is that page.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.auditor.killed"])
-    return context
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+        yield context
 
 
 def begun(server: ForkServerContext, spec: TrainingSpec, folder: Path) -> tuple[ForkServerProcess, Connection]:
