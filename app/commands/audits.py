@@ -11,7 +11,7 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
-from app.commands.show import console, duration, follow, rate, table, when
+from app.commands.show import console, duration, follow, rate, state, table, when
 from auditor.errors import AuditorError, SpecError
 
 if TYPE_CHECKING:
@@ -110,11 +110,7 @@ def show(
         print(client.audit_result(audit).model_dump_json(indent=2))
         return
     job = client.job(audit)
-    console.print(f"{job.title} ({job.id}): {job.state}, attempt {job.attempts}, {duration(job.seconds)}")
-    for text in filter(None, (job.notice, job.error, job.hint)):
-        console.print(text)
-    if job.state == "running":
-        console.print(f"{100 * job.share:.0f} %, {job.step}, about {duration(job.eta)} left")
+    state(job)
     if job.state == "succeeded" and job.kind == "audit":
         summary(client, job)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.catalogue import CatalogueCommand
-from app.commands.show import console, duration, follow, rate, table, when
+from app.commands.show import console, duration, follow, rate, state, table, when
 from auditor.errors import AuditorError, SpecError
 
 if TYPE_CHECKING:
@@ -89,11 +89,7 @@ def show(
         print(client.training_result(hardening).model_dump_json(indent=2))
         return
     job = client.job(hardening)
-    console.print(f"{job.title} ({job.id}): {job.state}, attempt {job.attempts}, {duration(job.seconds)}")
-    for text in filter(None, (job.notice, job.error, job.hint)):
-        console.print(text)
-    if job.state == "running":
-        console.print(f"{100 * job.share:.0f} %, {job.step}, about {duration(job.eta)} left")
+    state(job)
     if job.kind == "harden" and job.summary:
         summary(client, job)
 

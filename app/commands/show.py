@@ -29,6 +29,15 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     console.print(drawn)
 
 
+def state(job: JobView) -> None:
+    """Print where a job stands, and why it waits or failed."""
+    console.print(f"{job.title} ({job.id}): {job.state}, attempt {job.attempts}, {duration(job.seconds)}")
+    for text in filter(None, (job.notice, job.error, job.hint)):
+        console.print(text)
+    if job.state == "running":
+        console.print(f"{100 * job.share:.0f} %, {job.step}, about {duration(job.eta)} left")
+
+
 def when(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 

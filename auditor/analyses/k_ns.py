@@ -262,9 +262,11 @@ def _norms(data: dict[str, Any]) -> str:
     if data["norms"] is None:
         return "No attack on a sensitive neuron succeeded."
     low, middle, high = data["norms"]
+    # Findings without ``by_neuron`` are from when every attack ran to its end.
+    when = "each at the step that made its success certain" if "by_neuron" in data else "after all steps"
     return (
-        f"Norm of the perturbations that succeeded, each at the step that made its success certain: {low:.4g} to {high:.4g}, "
-        f"median {middle:.4g}. They are not the smallest that would do."
+        f"Norm of the perturbations that succeeded, {when}: {low:.4g} to {high:.4g}, median {middle:.4g}. "
+        "They are not the smallest that would do."
     )
 
 

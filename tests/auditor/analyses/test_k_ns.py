@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.analyses.k_ns import KNeuronSensitivityAttack
+from auditor.analyses.k_ns import KNeuronSensitivityAttack, _norms
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
@@ -260,3 +260,8 @@ def test_progress_grows_to_the_end_and_may_stop_the_work(subject: Subject) -> No
 
     with pytest.raises(KeyboardInterrupt):
         find(replace(subject, on_progress=stop))
+
+
+@pytest.mark.parametrize(("made", "said"), [({"by_neuron": {}}, "made its success certain"), ({}, "after all steps")])
+def test_the_norms_of_older_findings_are_called_what_they_are(made: dict[str, Any], said: str) -> None:
+    assert said in _norms({"norms": (0.1, 0.2, 0.3)} | made)
