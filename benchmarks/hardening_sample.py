@@ -10,9 +10,11 @@ images alone. The test images are attacked the same way before and after: PGD-10
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import platform
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,13 +147,16 @@ def most_sensitive(classifier: Classifier, training: ImageDataset) -> Neurons:
 
 def harden(values: dict[str, Any], training: ImageDataset, test: ImageDataset, few: int, layers: Neurons) -> Trained:
     """Train by these settings, and measure what came of it."""
+    torch.set_num_threads(1)
     spec = TrainingSpec.load(COMMON | values)
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         result = train(spec, network(WEIGHTS["plain"]), training, folder=Path(folder))
         seconds = time.process_time() - began
         child = network(Path(folder) / BEST)
-    return Trained(result, seconds, measure(child, test, few, layers))
+    found = measure(child, test, few, layers)
+    print(f"{spec.hardening.kind}: {seconds:.0f} s, clean {found.clean}, PGD-10 {found.pgd}", flush=True)
+    return Trained(result, seconds, found)
 
 
 def accuracies(parent: Measured, runs: dict[str, Trained]) -> str:
@@ -218,6 +223,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="trainings whose name contains this")
     parser.add_argument("--samples", type=int, default=2000, help="test images, the first ones")
     parser.add_argument("--auto-attack-samples", type=int, default=200, help="how many of them AutoAttack sees")
+    parser.add_argument("--processes", type=int, default=1, help="trainings at a time; each has one thread")
     parser.add_argument("--write", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -227,30 +233,30 @@ def main() -> None:
     layers = most_sensitive(plain, training)
     parent = measure(plain, test, few, layers)
     print(f"plain: clean {parent.clean}, PGD-10 {parent.pgd}, AutoAttack {parent.auto_attack}", flush=True)
-    runs = {}
-    for name, values in RUNS.items():
-        if arguments.only in name:
-            runs[name] = run = harden(values, training, test, few, layers)
-            print(f"{name}: {run.seconds:.0f} s, clean {run.measured.clean}, PGD-10 {run.measured.pgd}", flush=True)
+    names = [name for name in RUNS if arguments.only in name]
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+        jobs = {name: pool.submit(harden, RUNS[name], training, test, few, layers) for name in names}
+        runs = {name: job.result() for name, job in jobs.items()}
     machine = f"{device_name(torch.device('cpu'))}, 1 thread, {platform.machine()}, torch {versions()['torch']}"
     text = "\n".join(
         [
             "# Benchmark of hardening: the shipped sample in two minutes",
             "",
             f"Machine: {machine}. Fashion-MNIST, 6,000 training images (600 of them for validation), {len(test)} test images, "
-            f"the first {few} of them for AutoAttack, L∞ ε = {EPSILON}; intervals are 95 % (Wilson; Student over images). Targets: "
-            f"clean at least {100 * CLEAN:.0f} %, PGD-10 (steps of ε / 4 from a random start) at least {100 * ROBUST:.0f} %, at "
-            f"most {SECONDS} CPU seconds, with preparation and validation. Made by `benchmarks/hardening_sample.py`.",
+            f"the first {few} of them for AutoAttack, L∞ ε = {EPSILON}; intervals are 95 % (Wilson; Student over images). "
+            f"Targets: clean at least {100 * CLEAN:.0f} %, PGD-10 (steps of ε / 4 from a random start) at least "
+            f"{100 * ROBUST:.0f} %, at most {SECONDS} CPU seconds, with preparation and validation. Made by "
+            "`benchmarks/hardening_sample.py`.",
             "",
             accuracies(parent, runs),
             "",
             "## Do the layers move less?",
             "",
-            "The layers that SNS works on by default, test images and their twins by PGD-10 against the network itself, means and "
-            "paired changes over the images: sensitivity (Zhang et al. 2020, eq. 1) of the tenth of neurons that was the most "
-            "sensitive in the plain network, and of all; and of all the ratio to the clean output (eq. 11). These layers are "
-            "followed by batch normalisation: their sensitivity grows with the size of a filter, which changes nothing in the "
-            "network; the ratio does not.",
+            "The layers that SNS works on by default, test images and their twins by PGD-10 against the network itself, means "
+            "and paired changes over the images: sensitivity (Zhang et al. 2020, eq. 1) of the tenth of neurons that was the "
+            "most sensitive in the plain network, and of all; and of all the ratio to the clean output (eq. 11). These layers "
+            "are followed by batch normalisation: their sensitivity grows with the size of a filter, which changes nothing in "
+            "the network; the ratio does not.",
             "",
             movements(parent, runs),
             "",
