@@ -52,11 +52,15 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], str]] = {
 
 
 class StaticAttack(NamedTuple):
-    """An attack on the undefended network: the paper's steps, within our budget. ``text`` may name --boundary-steps, ..."""
+    """An attack on the undefended network: the paper's steps, within our budget. ``text`` may name --boundary-steps, ...
+
+    ``one_size``: whether all its images are equally far, so that those within the budget are the closest ones, too.
+    """
 
     name: str
     text: str
     threat: ThreatModel
+    one_size: bool = False
 
 
 PGD = StaticAttack("PGD", f"pgd:steps=40,step_size={0.01 / 0.3},random_start=false", LINF)
@@ -71,18 +75,19 @@ STATIC = (
     StaticAttack("EOT", "eot:steps=5", LINF),
     StaticAttack("AUNA", "auna:levels=1000", ThreatModel(norm=Norm.LINF, epsilon=0.2)),
     StaticAttack("PWA", "pointwise:steps={pointwise_steps}", L2),
-    StaticAttack("Pixel", "one-pixel:search=yellow", ThreatModel(norm=Norm.L0, epsilon=1)),
+    StaticAttack("Pixel", "one-pixel:search=yellow", ThreatModel(norm=Norm.L0, epsilon=1), one_size=True),
     StaticAttack("Boundary", "boundary:steps={boundary_steps},directions={boundary_directions}", L2),
     StaticAttack("Auto", "auto-attack", LINF),
 )
 
 
 class Contender(NamedTuple):
-    """``slow``: an answer takes many passes or iterations, so that fewer images and steps are spent on attacks on it."""
+    """``slow``: an answer takes many passes or iterations, so that fewer images and steps are spent on attacks on it; by so many
+    times fewer images than on slow ones in general."""
 
     name: str
     text: str
-    slow: bool = False
+    slow: int = 0
     control: bool = False
 
 
@@ -93,13 +98,13 @@ CONTENDERS = (
     Contender("CBDR, 4 bits", "bit-depth:bits=4"),
     Contender("CBDR, 8 bits", "bit-depth:bits=8"),
     Contender("JC", "jpeg:quality=80"),
-    Contender("TVM", "tvm:kept=0.5,weight=0.1", slow=True),
-    Contender("STL", "sparse-transformation", slow=True),
-    Contender("SR", "super-resolution", slow=True),
+    Contender("TVM", "tvm:kept=0.5,weight=0.1", slow=1),
+    Contender("STL", "sparse-transformation", slow=4),
+    Contender("SR", "super-resolution", slow=1),
     Contender("FDistill, factor 50", "feature-distillation:factor=50"),
     Contender("FDistill, factor 100", "feature-distillation:factor=100"),
-    Contender("SAP", "sap:sampling=bernoulli", slow=True),
-    Contender("NS", "neuron-selecting", slow=True),
+    Contender("SAP", "sap:sampling=bernoulli,passes=10", slow=2),
+    Contender("NS", "neuron-selecting", slow=1),
     Contender("random candidate", "random-candidate:quorum={quorum},inputs={inputs}", control=True),
     Contender("random direction", "random-direction:size=0.05", control=True),
     Contender("noise of NIP's size", "gaussian-noise:scale=nip", control=True),
@@ -152,6 +157,8 @@ class Study:
         chosen = ATTACKS.parse(attack.text.format(**vars(self.options)))
         if budget == "minimal" and isinstance(chosen, Ensemble):
             return None
+        if attack.one_size:
+            budget = "fixed"
         chosen = chosen.model_copy(update={"budget": budget})
         key = hashlib.sha256(f"{chosen.describe()} {attack.threat} {self.options.samples}".encode()).hexdigest()[:12]
         path = self.folder / f"{self.name}-{attack.name}-{budget}-{key}.npz"
@@ -180,15 +187,17 @@ class Study:
             for budget in BUDGETS:
                 found = self.images(attack, budget)
                 if found is not None:
-                    kept = found.positions < (options.slow_static if contender.slow else len(self.ids))
+                    kept = found.positions < (
+                        options.slow_static // contender.slow if contender.slow else len(self.ids)
+                    )
                     right = self.bench(attack.threat).right(
                         model, found.x_adv[torch.from_numpy(np.flatnonzero(kept))], found.positions[kept]
                     )
                     static.setdefault(attack.name, {})[budget] = Rate.of(right)
-        samples = self.ids[: options.slow_samples] if contender.slow else self.ids
+        samples = self.ids[: options.slow_samples // contender.slow] if contender.slow else self.ids
         evaluation = evaluate(self.classifier, [defense], [state], self.test, samples, self.spec(contender))
         return Finished(
-            network=self.name, name=contender.name, control=contender.control, slow=contender.slow,
+            network=self.name, name=contender.name, control=contender.control, slow=contender.slow > 0,
             settings=settings_of(self.options), static=static, evaluation=evaluation,
             seconds=time.process_time() - began,
         )  # fmt: skip
@@ -203,7 +212,7 @@ class Study:
             threat=LINF, static=(ATTACKS.parse(PGD.text),), steps=steps, restarts=restarts,
             draws=options.slow_draws if contender.slow else options.draws,
             queries=options.slow_queries if contender.slow else options.queries,
-            decision_steps=options.slow_queries if contender.slow else options.decision_steps, nearest=10,
+            decision_steps=options.slow_decision_steps if contender.slow else options.decision_steps, nearest=10,
             influence=paper_attacks() if own else (), published=published if own else (), batch_size=options.batch,
         )  # fmt: skip
 
@@ -245,12 +254,13 @@ SIZES = {
     "restarts": (1, "of APGD"),
     "draws": (10, "that an attacker averages over"),
     "queries": (1000, "of Square"),
-    "decision_steps": (200, "of HopSkipJump, times 20"),
+    "decision_steps": (200, "20 times those of HopSkipJump"),
     "slow_samples": (32, "test images on which slow defenses are attacked"),
     "slow_static": (100, "test images whose static images slow defenses are shown"),
     "slow_steps": (20, "of APGD on slow defenses"),
     "slow_draws": (4, "for slow defenses"),
-    "slow_queries": (100, "of Square on slow defenses, and of HopSkipJump, times 20"),
+    "slow_queries": (100, "of Square on slow defenses"),
+    "slow_decision_steps": (20, "the same on slow defenses"),
     "pointwise_steps": (1000, "of PWA"),
     "boundary_steps": (1000, "of Boundary; the paper has 5000"),
     "boundary_directions": (5, "of Boundary; the paper has 25"),
