@@ -1,26 +1,27 @@
 """Hardening the shipped sample's plain network in about two minutes: PAT, TRADES and SNS, judged on its test images.
 
-    python benchmarks/hardening_sample.py --write docs/benchmarks-hardening-sample.md
+    python benchmarks/hardening_sample.py --results sample.jsonl --write docs/benchmarks-hardening-sample.md
 
 Every training starts at the plain network, learns from the sample's 6,000 training images on one thread and keeps the weights of
 the epoch that its validation images (a tenth of these) found most robust. The settings in RUNS were chosen on the validation
 images alone. The test images are attacked the same way before and after: PGD-10 and AutoAttack within the sample's epsilon.
+What is measured becomes a line of ``--results``; a run goes on from there, and lines of other settings are left alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import json
 import platform
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
 from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
@@ -43,13 +44,14 @@ from auditor.training_result import TrainingResult
 from auditor.training_spec import TrainingSpec
 
 ATTACK: dict[str, Any] = {"epsilon": EPSILON, "steps": 5, "step_size": 0.4}
-COMMON: dict[str, Any] = {"epochs": 6, "schedule": "cosine", "augmentation": "none", "device": "cpu"}
+COMMON: dict[str, Any] = {"epochs": 4, "schedule": "cosine", "augmentation": "none", "device": "cpu"}
 RUNS: dict[str, dict[str, Any]] = {
     "PAT": {"hardening": {"kind": "pat", **ATTACK}, "learning_rate": 0.05},
     "TRADES": {"hardening": {"kind": "trades", "beta": 1.5, **ATTACK}, "learning_rate": 0.02},
     "SNS": {"hardening": {"kind": "sns", **ATTACK}, "learning_rate": 0.05},
     "SNS, all layers learn": {"hardening": {"kind": "sns", "freeze_below": False, **ATTACK}, "learning_rate": 0.05},
 }
+PLAIN = "plain"
 CLEAN, ROBUST, SECONDS = 0.8, 0.5, 120
 BATCH = 128
 THREAT = ThreatModel(norm=Norm.LINF, epsilon=EPSILON)
@@ -60,29 +62,28 @@ Neurons = dict[str, NDArray[np.int64]]
 
 
 class LayerMeans(NamedTuple):
-    """Of each test image, float64 (N,): sensitivity (eq. 1) averaged over the neurons that were the most sensitive ones of the
-    plain network, and over all of the layer; and the ratio (eq. 11) over all."""
+    """Of each test image: sensitivity (eq. 1) averaged over the neurons that were the most sensitive ones of the plain network,
+    and over all of the layer; and the ratio (eq. 11) over all."""
 
-    chosen: NDArray[np.float64]
-    sensitivity: NDArray[np.float64]
-    ratio: NDArray[np.float64]
+    chosen: list[float]
+    sensitivity: list[float]
+    ratio: list[float]
 
 
-class Measured(NamedTuple):
-    """A network on the test images; ``layers``: the chosen ones, by name."""
+class Measured(BaseModel):
+    """A network on the test images; ``layers``: the chosen ones, by name. ``result`` and ``seconds`` (of the processor, with
+    preparation and validations) are of its training; None for the plain network. ``key``: of the settings."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    key: str
     clean: Rate
     pgd: Rate
     auto_attack: Rate
     layers: dict[str, LayerMeans]
-
-
-class Trained(NamedTuple):
-    """``seconds``: of the processor, for the training with its preparation and its validations."""
-
-    result: TrainingResult
-    seconds: float
-    measured: Measured
+    result: TrainingResult | None = None
+    seconds: float = 0.0
 
 
 def images(path: Path, count: int | None = None) -> ImageDataset:
@@ -97,7 +98,7 @@ def network(weights: Path) -> Classifier:
     return Classifier(found, input_shape=(1, 28, 28), num_classes=10)
 
 
-def measure(classifier: Classifier, data: ImageDataset, few: int, layers: Neurons) -> Measured:
+def measure(name: str, key: str, classifier: Classifier, data: ImageDataset, few: int, layers: Neurons) -> Measured:
     """Clean, under both attacks, and how far the layers move between the images and their twins by PGD-10.
 
     AutoAttack, which takes 10,000 passes for an image that holds, sees the first ``few`` images only.
@@ -113,27 +114,29 @@ def measure(classifier: Classifier, data: ImageDataset, few: int, layers: Neuron
         )  # fmt: skip
         standing.append(Rate.count(int((~outcome.fooled).sum()), count))
     pgd, auto_attack = standing
-    return Measured(Rate.of(right), pgd, auto_attack, movement(classifier, data, layers))
+    return Measured(
+        name=name, key=key, clean=Rate.of(right), pgd=pgd, auto_attack=auto_attack,
+        layers=movement(classifier, data, layers),
+    )  # fmt: skip
 
 
 def movement(classifier: Classifier, data: ImageDataset, layers: Neurons) -> dict[str, LayerMeans]:
     """Image by image, all ten steps on every image."""
     ids = np.arange(len(data))
-    found = {name: LayerMeans(*np.empty((3, len(ids)))) for name in layers}
+    found = {name: np.empty((3, len(ids))) for name in layers}
     neurons = {layer.name: np.arange(layer.neurons) for layer in list_layers(classifier)} | layers
 
     def add(finished: Finished) -> None:
         for layer in image_means(classifier, finished.x, finished.x_adv, neurons):
             if layer.name in found:
                 means = layer.sensitivity, layer.sensitivity_all, layer.ratio_all
-                for values, mean in zip(found[layer.name], means, strict=True):
-                    values[finished.position] = mean
+                found[layer.name][:, finished.position] = np.stack(means)
 
     run_attack(
         classifier, ATTACKS.parse("pgd:steps=10"), THREAT, data, ids, Misclassification(torch.from_numpy(data.labels)),
         seed=0, batch_size=BATCH, early_stop=False, on_finished=add,
     )  # fmt: skip
-    return found
+    return {name: LayerMeans(*values.tolist()) for name, values in found.items()}
 
 
 def most_sensitive(classifier: Classifier, training: ImageDataset) -> Neurons:
@@ -145,58 +148,55 @@ def most_sensitive(classifier: Classifier, training: ImageDataset) -> Neurons:
     return {layer.name: layer.top(0.1) for layer in found.layers if layer.name in wanted}
 
 
-def harden(values: dict[str, Any], training: ImageDataset, test: ImageDataset, few: int, layers: Neurons) -> Trained:
-    """Train by these settings, and measure what came of it."""
-    torch.set_num_threads(1)
-    spec = TrainingSpec.load(COMMON | values)
+def harden(name: str, key: str, training: ImageDataset, test: ImageDataset, few: int, layers: Neurons) -> Measured:
+    """Train by the settings of that name, and measure what came of it."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        result = train(spec, network(WEIGHTS["plain"]), training, folder=Path(folder))
+        result = train(TrainingSpec.load(COMMON | RUNS[name]), network(WEIGHTS["plain"]), training, folder=Path(folder))
         seconds = time.process_time() - began
         child = network(Path(folder) / BEST)
-    found = measure(child, test, few, layers)
-    print(f"{spec.hardening.kind}: {seconds:.0f} s, clean {found.clean}, PGD-10 {found.pgd}", flush=True)
-    return Trained(result, seconds, found)
+    return measure(name, key, child, test, few, layers).model_copy(update={"result": result, "seconds": seconds})
 
 
-def accuracies(parent: Measured, runs: dict[str, Trained]) -> str:
+def accuracies(parent: Measured, children: list[Measured]) -> str:
     """Markdown: one line for the parent, and one for each training."""
     lines = [
         "| network | clean | PGD-10 | AutoAttack | CPU s | epochs (kept) | forwards, backwards per training image | reached |",
         "|---|---|---|---|---|---|---|---|",
         f"| plain, before | {parent.clean} | {parent.pgd} | {parent.auto_attack} | | | | |",
     ]
-    for name, (result, seconds, found) in runs.items():
-        shown = " | ".join(str(rate) for rate in found[:3])
+    for child in children:
+        result = child.result
+        assert result is not None
+        assert child.clean.value is not None
+        assert child.pgd.value is not None
         passes = [
             round(count / result.training_samples) for count in (result.training.forwards, result.training.backwards)
         ]
-        assert found.clean.value is not None
-        assert found.pgd.value is not None
         missed = [
             what
             for what, reached in (
-                ("clean", found.clean.value >= CLEAN), ("PGD-10", found.pgd.value >= ROBUST), ("time", seconds <= SECONDS),
+                ("clean", child.clean.value >= CLEAN), ("PGD-10", child.pgd.value >= ROBUST), ("time", child.seconds <= SECONDS),
             )
             if not reached
         ]  # fmt: skip
         lines.append(
-            f"| {name} | {shown} | {seconds:.0f} | {result.epochs:g} ({result.best.epoch}) | {passes[0]}, {passes[1]} | "
-            f"{'not ' + ', '.join(missed) if missed else 'all three'} |"
+            f"| {child.name} | {child.clean} | {child.pgd} | {child.auto_attack} | {child.seconds:.0f} | {result.epochs:g} "
+            f"({result.best.epoch}) | {passes[0]}, {passes[1]} | {'not ' + ', '.join(missed) if missed else 'all three'} |"
         )
     return "\n".join(lines)
 
 
-def movements(parent: Measured, runs: dict[str, Trained]) -> str:
+def movements(parent: Measured, children: list[Measured]) -> str:
     """Markdown: before, after, and whether the paired change is beyond its interval; a line for each training and layer."""
     lines = [
         "| training | layer | most sensitive tenth, before → after | all neurons, before → after | ratio, before → after |",
         "|---|---|---|---|---|",
     ]
-    for name, run in runs.items():
+    for child in children:
         for layer, before in parent.layers.items():
-            cells = [moved(one, other) for one, other in zip(before, run.measured.layers[layer], strict=True)]
-            lines.append(f"| {name} | {layer} | {' | '.join(cells)} |")
+            cells = [moved(*(np.array(v) for v in pair)) for pair in zip(before, child.layers[layer], strict=True)]
+            lines.append(f"| {child.name} | {layer} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -218,12 +218,24 @@ def settings() -> str:
     return "\n".join(lines)
 
 
+def key_of(name: str, samples: int, few: int) -> str:
+    """What lines of the same settings agree in."""
+    return json.dumps([COMMON | RUNS[name] if name in RUNS else None, samples, few], sort_keys=True)
+
+
+def lines_of(path: Path | None) -> dict[tuple[str, str], Measured]:
+    if path is None or not path.exists():
+        return {}
+    found = [Measured.model_validate_json(line) for line in path.read_text().splitlines()]
+    return {(item.name, item.key): item for item in found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="trainings whose name contains this")
     parser.add_argument("--samples", type=int, default=2000, help="test images, the first ones")
     parser.add_argument("--auto-attack-samples", type=int, default=200, help="how many of them AutoAttack sees")
-    parser.add_argument("--processes", type=int, default=1, help="trainings at a time; each has one thread")
+    parser.add_argument("--results", type=Path, help="file of what was measured, a JSON line for each network")
     parser.add_argument("--write", type=Path, help="Markdown file to write")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -231,12 +243,22 @@ def main() -> None:
     few = min(arguments.auto_attack_samples, len(test))
     plain = network(WEIGHTS["plain"])
     layers = most_sensitive(plain, training)
-    parent = measure(plain, test, few, layers)
-    print(f"plain: clean {parent.clean}, PGD-10 {parent.pgd}, AutoAttack {parent.auto_attack}", flush=True)
-    names = [name for name in RUNS if arguments.only in name]
-    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
-        jobs = {name: pool.submit(harden, RUNS[name], training, test, few, layers) for name in names}
-        runs = {name: job.result() for name, job in jobs.items()}
+    done = lines_of(arguments.results)
+    for name in (PLAIN, *RUNS):
+        key = key_of(name, len(test), few)
+        if (name, key) not in done and (name == PLAIN or arguments.only in name):
+            measured = (
+                measure(name, key, plain, test, few, layers)
+                if name == PLAIN
+                else harden(name, key, training, test, few, layers)
+            )
+            print(f"{name}: {measured.seconds:.0f} s, clean {measured.clean}, PGD-10 {measured.pgd}", flush=True)
+            done[name, key] = measured
+            if arguments.results is not None:
+                with arguments.results.open("a") as file:
+                    file.write(measured.model_dump_json() + "\n")
+    found = [done[place] for name in (PLAIN, *RUNS) if (place := (name, key_of(name, len(test), few))) in done]
+    parent, children = found[0], found[1:]
     machine = f"{device_name(torch.device('cpu'))}, 1 thread, {platform.machine()}, torch {versions()['torch']}"
     text = "\n".join(
         [
@@ -248,7 +270,7 @@ def main() -> None:
             f"{100 * ROBUST:.0f} %, at most {SECONDS} CPU seconds, with preparation and validation. Made by "
             "`benchmarks/hardening_sample.py`.",
             "",
-            accuracies(parent, runs),
+            accuracies(parent, children),
             "",
             "## Do the layers move less?",
             "",
@@ -258,7 +280,7 @@ def main() -> None:
             "are followed by batch normalisation: their sensitivity grows with the size of a filter, which changes nothing in "
             "the network; the ratio does not.",
             "",
-            movements(parent, runs),
+            movements(parent, children),
             "",
             "## Settings, chosen on the validation images",
             "",
