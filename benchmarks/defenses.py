@@ -316,7 +316,8 @@ def main() -> None:
                     flush=True,
                 )
     machine = f"{device_name(torch.device('cpu'))}, {options.threads} threads, {platform.machine()}, torch {versions()['torch']}"
-    text = page([item for item in done.values() if item.network in options.networks], facts, options.samples, machine)
+    places = [(network, contender.name) for network in options.networks for contender in CONTENDERS]
+    text = page([done[place] for place in places if place in done], facts, options.samples, machine)
     print(text)
     if options.write is not None:
         options.write.write_text(text)

@@ -127,9 +127,10 @@ def whole_table(parts: Sequence[Finished]) -> str:
             f"| {shown(item)} | {found.benign} | {percent(BENIGN.get(item.name))} | {means[0]} | {means[1]} | "
             f"{headline.accuracy} | {headline.name} | {found.worst} | {headline.accuracy.n} |"
         )
-    bare = min(parts[0].evaluation.undefended, key=lambda row: row.accuracy.hits)
+    whole = max((item.evaluation for item in parts), key=lambda found: found.benign.n)
+    bare = min(whole.undefended, key=lambda row: row.accuracy.hits)
     lines.append(
-        f"| none | {parts[0].evaluation.benign_undefended} | 91.0 % | | | {bare.accuracy} | {bare.name} | | {bare.accuracy.n} |"
+        f"| none | {whole.benign_undefended} | 91.0 % | | | {bare.accuracy} | {bare.name} | | {bare.accuracy.n} |"
     )
     return "\n".join(lines)
 
@@ -190,8 +191,11 @@ def holding(item: Finished) -> dict[int, bool]:
 
 def adaptive(nip: Finished) -> str:
     """Every attack on the model behind NIP, and the levels of the published code."""
+    facts, defense = nip.evaluation.facts[0], nip.evaluation.defenses[0]
     lines = [
-        "Every attack on the model behind NIP. *Paper*: 100 % minus the success that it reports (tables 5 and 6):", "",
+        f"Every attack on the model behind NIP ({facts['images']} candidates; {facts['template']} of {facts['neurons']} neurons "
+        f"in the template, which remain in {100 * defense.settings()['quorum']:g} % of their images). *Paper*: 100 % minus the "
+        "success that it reports (tables 5 and 6):", "",
         "| attack | knows | right before and after | median distance of those that broke | within ε | paper |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
