@@ -163,7 +163,7 @@ def accuracies(parent: Measured, children: list[Measured]) -> str:
     lines = [
         "| network | clean | PGD-10 | AutoAttack | CPU s | epochs (kept) | forwards, backwards per training image | reached |",
         "|---|---|---|---|---|---|---|---|",
-        f"| plain, before | {parent.clean} | {parent.pgd} | {parent.auto_attack} | | | | |",
+        f"| plain, before | {parent.clean} | {parent.pgd} | {on_few(parent.auto_attack)} | | | | |",
     ]
     for child in children:
         result = child.result
@@ -181,10 +181,15 @@ def accuracies(parent: Measured, children: list[Measured]) -> str:
             if not reached
         ]  # fmt: skip
         lines.append(
-            f"| {child.name} | {child.clean} | {child.pgd} | {child.auto_attack} | {child.seconds:.0f} | {result.epochs:g} "
-            f"({result.best.epoch}) | {passes[0]}, {passes[1]} | {'not ' + ', '.join(missed) if missed else 'all three'} |"
+            f"| {child.name} | {child.clean} | {child.pgd} | {on_few(child.auto_attack)} | {child.seconds:.0f} | "
+            f"{result.epochs:g} ({result.best.epoch}) | {passes[0]}, {passes[1]} | "
+            f"{'not ' + ', '.join(missed) if missed else 'all three'} |"
         )
     return "\n".join(lines)
+
+
+def on_few(rate: Rate) -> str:
+    return f"{rate}, n = {rate.n}"
 
 
 def movements(parent: Measured, children: list[Measured]) -> str:
@@ -218,9 +223,9 @@ def settings() -> str:
     return "\n".join(lines)
 
 
-def key_of(name: str, samples: int, few: int) -> str:
+def key_of(name: str, samples: int) -> str:
     """What lines of the same settings agree in."""
-    return json.dumps([COMMON | RUNS[name] if name in RUNS else None, samples, few], sort_keys=True)
+    return json.dumps([COMMON | RUNS[name] if name in RUNS else None, samples], sort_keys=True)
 
 
 def lines_of(path: Path | None) -> dict[tuple[str, str], Measured]:
@@ -245,7 +250,7 @@ def main() -> None:
     layers = most_sensitive(plain, training)
     done = lines_of(arguments.results)
     for name in (PLAIN, *RUNS):
-        key = key_of(name, len(test), few)
+        key = key_of(name, len(test))
         if (name, key) not in done and (name == PLAIN or arguments.only in name):
             measured = (
                 measure(name, key, plain, test, few, layers)
@@ -257,7 +262,7 @@ def main() -> None:
             if arguments.results is not None:
                 with arguments.results.open("a") as file:
                     file.write(measured.model_dump_json() + "\n")
-    found = [done[place] for name in (PLAIN, *RUNS) if (place := (name, key_of(name, len(test), few))) in done]
+    found = [done[place] for name in (PLAIN, *RUNS) if (place := (name, key_of(name, len(test)))) in done]
     parent, children = found[0], found[1:]
     machine = f"{device_name(torch.device('cpu'))}, 1 thread, {platform.machine()}, torch {versions()['torch']}"
     text = "\n".join(
@@ -265,7 +270,7 @@ def main() -> None:
             "# Benchmark of hardening: the shipped sample in two minutes",
             "",
             f"Machine: {machine}. Fashion-MNIST, 6,000 training images (600 of them for validation), {len(test)} test images, "
-            f"the first {few} of them for AutoAttack, L∞ ε = {EPSILON}; intervals are 95 % (Wilson; Student over images). "
+            f"the first n of them for AutoAttack, L∞ ε = {EPSILON}; intervals are 95 % (Wilson; Student over images). "
             f"Targets: clean at least {100 * CLEAN:.0f} %, PGD-10 (steps of ε / 4 from a random start) at least "
             f"{100 * ROBUST:.0f} %, at most {SECONDS} CPU seconds, with preparation and validation. Made by "
             "`benchmarks/hardening_sample.py`.",
