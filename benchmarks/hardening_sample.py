@@ -246,22 +246,22 @@ def main() -> None:
     torch.set_num_threads(1)
     training, test = images(TRAINING_IMAGES), images(IMAGES, arguments.samples)
     few = min(arguments.auto_attack_samples, len(test))
-    plain = network(WEIGHTS["plain"])
-    layers = most_sensitive(plain, training)
     done = lines_of(arguments.results)
-    for name in (PLAIN, *RUNS):
+    wanted = [name for name in (PLAIN, *RUNS) if name == PLAIN or arguments.only in name]
+    missing = [name for name in wanted if (name, key_of(name, len(test))) not in done]
+    plain = network(WEIGHTS["plain"])
+    layers = most_sensitive(plain, training) if missing else {}
+    for name in missing:
         key = key_of(name, len(test))
-        if (name, key) not in done and (name == PLAIN or arguments.only in name):
-            measured = (
-                measure(name, key, plain, test, few, layers)
-                if name == PLAIN
-                else harden(name, key, training, test, few, layers)
-            )
-            print(f"{name}: {measured.seconds:.0f} s, clean {measured.clean}, PGD-10 {measured.pgd}", flush=True)
-            done[name, key] = measured
-            if arguments.results is not None:
-                with arguments.results.open("a") as file:
-                    file.write(measured.model_dump_json() + "\n")
+        if name == PLAIN:
+            measured = measure(name, key, plain, test, few, layers)
+        else:
+            measured = harden(name, key, training, test, few, layers)
+        print(f"{name}: {measured.seconds:.0f} s, clean {measured.clean}, PGD-10 {measured.pgd}", flush=True)
+        done[name, key] = measured
+        if arguments.results is not None:
+            with arguments.results.open("a") as file:
+                file.write(measured.model_dump_json() + "\n")
     found = [done[place] for name in (PLAIN, *RUNS) if (place := (name, key_of(name, len(test)))) in done]
     parent, children = found[0], found[1:]
     machine = f"{device_name(torch.device('cpu'))}, 1 thread, {platform.machine()}, torch {versions()['torch']}"
