@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from auditor.comparison import show_difference
 from auditor.defending.table import DefenseEvaluation, Distances, Knowledge, RobustRow
+from auditor.flag import Flag
 from auditor.metrics import Rate, paired_difference
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
 
@@ -36,10 +37,13 @@ SHARES = {"format": ".1%", "domain": [0, 1], "aligned": True}
 """Options of charts of shares, one for each label."""
 
 
-def evaluation_sections(evaluation: DefenseEvaluation) -> list[Section]:
-    """One evaluation of a defense, or of several in a row, in the order in which it is to be read."""
+def evaluation_sections(evaluation: DefenseEvaluation, doubts: Sequence[Flag] = ()) -> list[Section]:
+    """One evaluation of a defense, or of several in a row, in the order in which it is to be read.
+
+    ``doubts``: more of them than those of the evaluation itself.
+    """
     return [
-        _verdict(evaluation),
+        _verdict(evaluation, (*doubts, *evaluation.flags)),
         _table(evaluation),
         _side_by_side(evaluation),
         _quality(evaluation),
@@ -67,11 +71,11 @@ def withheld(evaluation: DefenseEvaluation) -> str:
     return " ".join(flag.text for flag in evaluation.flags if flag.severity == "severe")
 
 
-def _verdict(evaluation: DefenseEvaluation) -> Section:
+def _verdict(evaluation: DefenseEvaluation, flags: Sequence[Flag]) -> Section:
     blocks: list[AnyBlock] = [Measures(items=tuple(_measures(evaluation)))]
     blocks += [Text(text=sentence) for sentence in sentences(evaluation)]
-    blocks += [Text(text=flag.text, tone=TONES[flag.severity]) for flag in evaluation.flags]
-    if not evaluation.flags:
+    blocks += [Text(text=flag.text, tone=TONES[flag.severity]) for flag in flags]
+    if not flags:
         blocks.append(Text(text="Nothing in this evaluation casts doubt on these numbers.", tone="good"))
     return Section(key="verdict", title="What the defense is worth", blocks=tuple(blocks))
 

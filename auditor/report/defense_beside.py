@@ -1,73 +1,58 @@
-"""Several evaluations beside each other: a defense and its controls, and the sweeps over a parameter."""
+"""A study of a defense beyond its own table: controls beside it, paired tests, and sweeps over its parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from auditor.comparison import show_difference
-from auditor.defending.metrics import PairedTest
+from auditor.defending.comparing import NO_DEFENSE
 from auditor.defending.table import DefenseEvaluation
-from auditor.errors import MismatchError
-from auditor.metrics import Rate, paired_difference
+from auditor.defense_study import DefenseStudy, SweepResult
+from auditor.metrics import Rate
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
 from auditor.report.defense import SHARES, budget_named
 
-Sweep = Sequence[tuple[Any, DefenseEvaluation]]
-"""Values of a parameter, each with the evaluation there."""
+
+def controls_section(study: DefenseStudy) -> Section:
+    """The defense beside its controls and the undefended model, on the same samples."""
+    tables = {study.title: study.evaluation, **{item.title: item.evaluation for item in study.controls}}
+    blocks: list[AnyBlock] = []
+    if study.controls:
+        told = (
+            "Controls move the image, too, but know nothing of the network: a random direction, noise, a candidate picked at "
+            "random. A defense that does no better than these has not shown that its idea is what helps."
+        )
+        blocks += [Text(text=told), _rates(tables, study.evaluation), _figure(tables)]
+    blocks.append(_sample_tests(study))
+    if study.attack_tests:
+        blocks.append(_attack_tests(study))
+    title = "Beside the controls" if study.controls else "Beside the undefended model"
+    return Section(key="controls", title=title, blocks=tuple(blocks))
 
 
-def controls_section(
-    evaluation: DefenseEvaluation,
-    name: str,
-    controls: Mapping[str, DefenseEvaluation],
-    tests: Sequence[PairedTest] = (),
-) -> Section:
-    """The defense beside its controls, by their names, on the same samples. Raises MismatchError for other samples."""
-    for other, control in controls.items():
-        if (control.samples, control.threat) != (evaluation.samples, evaluation.threat):
-            raise MismatchError(
-                f"{other} was evaluated on other samples, or within another threat model.",
-                "Evaluate both with the same seed, samples and threat.",
-            )
-    blocks: list[AnyBlock] = [
-        Text(
-            text="Controls move the image too, but know nothing: a random direction, a candidate picked at random, noise. A "
-            "defense that does no better than these has not shown that its idea is what helps."
-        ),
-        _rates(evaluation, name, controls),
-        _figure({name: evaluation, **controls}),
-    ]
-    if tests:
-        blocks.append(_tests(tests))
-    return Section(key="controls", title="Beside the controls", blocks=tuple(blocks))
-
-
-def _rates(evaluation: DefenseEvaluation, name: str, controls: Mapping[str, DefenseEvaluation]) -> Table:
-    rows = []
-    for other, found in {name: evaluation, **controls}.items():
-        row = {"name": other, "benign": str(found.benign), "headline": str(found.headline.accuracy), "difference": "–"}
-        row |= {budget: _show(static_success(found, budget)) for budget in ("fixed", "minimal")}
-        if found is not evaluation:
-            paired = paired_difference(np.array(found.headline.held), np.array(evaluation.headline.held))
-            row |= {"difference": show_difference(paired), "p": f"{paired.p:.2g}"}
-        rows.append(row)
+def _rates(tables: Mapping[str, DefenseEvaluation], own: DefenseEvaluation) -> Table:
+    rows = [
+        {
+            "name": name, "benign": str(found.benign), "headline": str(found.headline.accuracy),
+            "by": found.headline.name,
+            **{budget: _show(static_success(found, budget)) for budget in ("fixed", "minimal")},
+        }
+        for name, found in tables.items()
+    ]  # fmt: skip
     return Table(
         columns=(
             Column(key="name", title="Defense"),
             Column(key="benign", title="Benign [95 %]"),
-            Column(key="fixed", title=f"Static success, {budget_named('fixed', evaluation)}"),
-            Column(key="minimal", title=f"Static success, {budget_named('minimal', evaluation)}"),
+            Column(key="fixed", title=f"Static success, {budget_named('fixed', own)}"),
+            Column(key="minimal", title=f"Static success, {budget_named('minimal', own)}"),
             Column(key="headline", title="Lowest robust accuracy [95 %]"),
-            Column(key="difference", title=f"{name} minus this, points [95 %]"),
-            Column(key="p", title="p (McNemar)"),
+            Column(key="by", title="under"),
         ),
         rows=tuple(rows),
-        caption="Static success is the mean over the static attacks. The difference is of the lowest robust accuracy, on the "
-        f"same {len(evaluation.samples)} samples, with the paired interval of Agresti and Min and McNemar's exact test; the lowest "
-        "row may be that of another attack for each.",
+        caption="Static success: as papers count; the mean where there are several static attacks, which has no interval. "
+        f"n = {len(own.samples)} samples, the same for all; static success counts the adversarial images among them.",
     )
 
 
@@ -91,23 +76,54 @@ def _figure(found: Mapping[str, DefenseEvaluation]) -> Figure:
     )
 
 
-def _tests(tests: Sequence[PairedTest]) -> Table:
+def _sample_tests(study: DefenseStudy) -> Table:
+    return Table(
+        title="Paired tests on the samples",
+        columns=(
+            Column(key="other", title="Against"),
+            Column(key="attack", title="Under"),
+            Column(key="difference", title="Difference, points [95 %]"),
+            Column(key="only_defense", title="Only the defense holds"),
+            Column(key="only_other", title="Only the other holds"),
+            Column(key="p", title="p", format=".2g"),
+            Column(key="adjusted", title="p, corrected (Holm)", format=".2g"),
+        ),
+        rows=tuple(
+            {
+                "other": test.other, "attack": test.attack,
+                "difference": f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]",
+                "only_defense": test.only_defense, "only_other": test.only_other, "p": test.p, "adjusted": test.adjusted,
+            }
+            for test in study.sample_tests
+        ),
+        caption=f"The defense minus the other, on the same {len(study.evaluation.samples)} samples: interval of Agresti and Min, "
+        f"McNemar's exact test, corrected over all {len(study.sample_tests)} rows. Against {NO_DEFENSE}, the undefended model is "
+        "attacked with the same gradient attacks.",
+    )  # fmt: skip
+
+
+def _attack_tests(study: DefenseStudy) -> Table:
     return Table(
         title="Paired tests over the attacks",
         columns=(
-            Column(key="name", title="Comparison"),
+            Column(key="other", title="Against"),
+            Column(key="budget", title="Static images"),
+            Column(key="attacks", title="Attacks"),
             Column(key="difference", title="Mean difference, points", format="+.1f"),
             Column(key="t", title="t", format=".3g"),
             Column(key="p", title="p", format=".2g"),
             Column(key="adjusted", title="p, corrected (Holm)", format=".2g"),
         ),
         rows=tuple(
-            {"name": item.name, "difference": 100 * item.difference, "t": item.t, "p": item.p, "adjusted": item.adjusted}
-            for item in tests
+            {
+                "other": test.other, "budget": budget_named(test.budget, study.evaluation), "attacks": test.attacks,
+                "difference": 100 * test.difference, "t": test.t, "p": test.p, "adjusted": test.adjusted,
+            }
+            for test in study.attack_tests
         ),
-        caption="The test of the NIP paper: a paired t-test over the attacks' success rates, here corrected for the number of "
-        "tests. Attacks are no independent samples of anything, so that even the corrected p are too small; trust the paired "
-        "differences on samples above.",
+        caption="The test of the NIP paper: a paired t-test over the static success of the attacks, corrected here for the "
+        "number of tests. Attacks are no independent samples of anything, so that even the corrected p are too small: trust "
+        "the tests on the samples.",
     )  # fmt: skip
 
 
@@ -129,40 +145,47 @@ def _ends(success: Rate | float | None) -> dict[str, Any]:
     return {"value": success, "low": None, "high": None, "n": None}
 
 
-def sweeps_section(sweeps: Mapping[str, Sweep]) -> Section:
-    """A figure for each parameter that was varied."""
-    figures = tuple(sweep_figure(name, sweep) for name, sweep in sweeps.items())
-    return Section(key="sweeps", title="What the parameters change", blocks=figures)
+def sweeps_section(study: DefenseStudy) -> Section | None:
+    """A figure for each parameter that was varied; None without any."""
+    figures = tuple(sweep_figure(sweep) for sweep in study.sweeps)
+    return Section(key="sweeps", title="What the parameters change", blocks=figures) if figures else None
 
 
-def sweep_figure(name: str, sweep: Sweep) -> Figure:
-    """Benign accuracy, static success and the lowest robust accuracy against one parameter; names of layers stand in order."""
-    numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in sweep)
-    what = name.replace("_", " ")
+def sweep_figure(sweep: SweepResult) -> Figure:
+    """Benign accuracy, static success and the lowest robust accuracy against one parameter; names stand in their order."""
+    numeric = all(isinstance(point.value, float) for point in sweep.points)
+    chart = "lines" if numeric else "layer_lines" if sweep.parameter == "layer" else "dots"
+    what = {"k": "k (front and tail neurons, each)"}.get(sweep.parameter, sweep.parameter.replace("_", " "))
     rows = [
-        _place(value, place, numeric) | {"series": series, **_ends(rate)}
-        for place, (value, item) in enumerate(sweep)
+        _place(chart, point.value, place) | {"series": series, **_ends(rate)}
+        for place, point in enumerate(sweep.points)
         for series, rate in (
-            ("benign accuracy", item.benign),
-            ("static success, closest image", static_success(item, "minimal")),
-            ("static success, within epsilon", static_success(item, "fixed")),
-            ("lowest robust accuracy", item.headline.accuracy),
+            ("benign accuracy", point.evaluation.benign),
+            ("static success, closest image", static_success(point.evaluation, "minimal")),
+            ("static success, within epsilon", static_success(point.evaluation, "fixed")),
+            ("lowest robust accuracy", point.evaluation.headline.accuracy),
         )
     ]
-    shown = {"y": "right behind the defense", "share": True, "height": 280}
-    reading = (
-        f"Each point is a whole evaluation with another value of {what}, fitted anew on the same images and judged on the same "
-        "samples; higher is better. Bands or bars: 95 % Wilson intervals; means over several attacks have none. What counts "
-        "is the lowest line."
-    )
+    n = len(sweep.points[0].evaluation.samples)
+    right = "right behind the defense"
+    options: dict[str, dict[str, Any]] = {
+        "lines": {"x": what, "y": right, "share": True, "height": 280},
+        "layer_lines": {"y": right, "share": True, "height": 280},
+        "dots": SHARES | {"x": right, "aligned": False, "height": 90 * len(sweep.points)},
+    }
     return Figure(
-        chart="lines" if numeric else "layer_lines",
+        chart=chart,
         title=f"Against {what}",
         rows=tuple(rows),
-        options=shown | ({"x": what} if numeric else {}),
-        reading=reading,
+        options=options[chart],
+        reading=f"Each point is an evaluation with another value of {what} on the same {n} samples; higher is better. What "
+        "counts is the lowest robust accuracy. Bands or bars: 95 % Wilson intervals; means over several static attacks have none.",
     )
 
 
-def _place(value: Any, place: int, numeric: bool) -> dict[str, Any]:
-    return {"x": value} if numeric else {"layer": str(value) or "input of the last linear layer", "depth": place + 1}
+def _place(chart: str, value: float | str, place: int) -> dict[str, Any]:
+    """Where a point of a sweep stands in a chart of this kind."""
+    if chart == "lines":
+        return {"x": value}
+    name = str(value) or "input of the last linear layer"
+    return {"layer": name, "depth": place + 1} if chart == "layer_lines" else {"label": name}

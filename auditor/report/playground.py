@@ -112,7 +112,7 @@ def _table(played: Play, names: Sequence[str] | None, reading: Reading) -> Table
         ]
     caption = (
         "Of a defended image, the first column is what the network says of the image that it gets, the second what the whole "
-        "model says of the image before. Where several draws are averaged, or the defense works inside the network, the two differ. "
+        "model says of the image before. Where draws are averaged, or the defense works inside the network, the two differ. "
     )
     if played.stages[0].own:
         caption += (
