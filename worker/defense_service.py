@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from auditor.errors import SpecError
+from auditor.errors import EvaluationError, SpecError
 from worker.defenses import Defenses, DefenseView
 from worker.job import JOBS
 from worker.loading import architecture_of, load_classifier
@@ -15,6 +15,7 @@ from worker.service import Service
 from worker.views import JobView, check_fit
 
 if TYPE_CHECKING:
+    from auditor.defending.playground import Play, PlaySpec
     from auditor.defending.table import DefenseEvaluation
     from auditor.defense_fit import FitSpec
     from auditor.defense_study import DefenseStudy, StudySpec
@@ -149,6 +150,40 @@ class DefenseService(Service):
 
         return DefenseStudy.model_validate_json(self._content(key, "evaluate-defense"))
 
+    def defense_report(self, key: str) -> str:
+        """The report of an evaluation, as HTML."""
+        from auditor.report.defense_study import render_study
+
+        return render_study(self.defense_study(key), title=self.job(key).title)
+
     def defense_evaluation(self, key: str) -> DefenseEvaluation:
         """The defense's own table of an evaluation. Raises NotFoundError as ``defense_study`` does."""
         return self.defense_study(key).evaluation
+
+    # -- playing -------------------------------------------------------------------------------------------------
+
+    def play(self, defense: str, dataset: str, sample: int, spec: PlaySpec) -> str:
+        """Queue the playground for one image; returns the job's id, that of an earlier run of the same where there is one.
+
+        Raises MismatchError when model and data cannot fit, EvaluationError where there is no such image.
+        """
+        row, dataset_row = self._defenses.get(defense), self.dataset(dataset)
+        check_fit(architecture_of(self.model(row.model_id)), dataset_row)
+        count = int(dataset_row.manifest["samples"])
+        if not 0 <= sample < count:
+            raise EvaluationError(f"Expected an image from 0 to {count - 1}, got {sample}.")
+        values = {
+            "model_id": row.model_id, "dataset_id": dataset_row.id, "defense_id": row.id, "sample": sample, "play": spec,
+        }  # fmt: skip
+        job = JOBS.build("play", values)
+        wanted = job.model_dump(mode="json")
+        for known, _ in self.ledger.list(kind="play", model_id=row.model_id):
+            if known.spec == wanted and known.state not in ("failed", "cancelled"):
+                return known.id
+        return self.submit(job, f"{row.name}, image {sample} of {dataset_row.name}")
+
+    def played(self, key: str) -> Play:
+        """What came of a run of the playground. Raises NotFoundError when the job is none or has no result (yet)."""
+        from auditor.defending.playground import from_bytes
+
+        return from_bytes(self._content(key, "play"))

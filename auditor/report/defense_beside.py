@@ -179,7 +179,7 @@ def sweep_figure(sweep: SweepResult) -> Figure:
         rows=tuple(rows),
         options=options[chart],
         reading=f"Each point is an evaluation with another value of {what} on the same {n} samples; higher is better. What "
-        "counts is the lowest robust accuracy. Bands or bars: 95 % Wilson intervals; means over several static attacks have none.",
+        "counts is the lowest robust accuracy. Bands or bars: 95 % Wilson intervals; means over several attacks have none.",
     )
 
 

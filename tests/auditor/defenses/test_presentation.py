@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from auditor.defense_fit import FitSpec, fit
-from auditor.defense_study import DefenseStudy, StudySpec
 
+from auditor.defending.comparing import attack_tests, sample_tests
 from auditor.defending.table import DefenseEvaluation
 from auditor.defense import DEFENSES
-from auditor.defense_evaluation import DefenseSpec
+from auditor.defense_evaluation import DefenseSpec, evaluate
+from auditor.defense_fit import FitSpec, fit
+from auditor.defense_study import ControlResult, DefenseStudy, StudySpec, SweepPoint, SweepResult
 from auditor.flag import Flag
 from auditor.metrics import Rate, paired_difference
 from auditor.nip.published import PublishedCode
@@ -186,10 +187,11 @@ def test_controls_and_both_kinds_of_tests_are_shown(found: DefenseStudy) -> None
 
 def test_static_success_is_a_mean_with_no_interval_of_its_own(found: DefenseStudy) -> None:
     evaluation = found.evaluation
-    fgsm, pgd = (row.success for row in evaluation.static if row.budget == "fixed")
-    assert static_success(evaluation, "fixed") == pytest.approx((fgsm.value + pgd.value) / 2)
-    alone = evaluation.model_copy(update={"static": evaluation.static[:2]})
-    assert static_success(alone, "fixed") == fgsm
+    rates = [Rate.count(1, 4), Rate.count(3, 4), Rate.count(0, 0)]
+    rows = [evaluation.static[0].model_copy(update={"success": rate}) for rate in rates]
+    several = evaluation.model_copy(update={"static": tuple(rows)})
+    assert static_success(several, "fixed") == 0.5, "the mean of 1/4 and 3/4; nothing was found by the third"
+    assert static_success(several.model_copy(update={"static": tuple(rows[:1])}), "fixed") == rates[0]
     assert static_success(evaluation.model_copy(update={"static": ()}), "fixed") is None
 
 
