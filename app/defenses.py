@@ -17,6 +17,9 @@ from auditor.defense_fit import MOST_IN_A_ROW, FitSpec
 from auditor.errors import AuditorError
 from worker.defenses import DefenseView
 
+QUORUM = 0.5
+"""Where the form of a defense with a template begins."""
+
 
 def prepare() -> None:
     """The form of a preparation."""
@@ -57,7 +60,14 @@ def _spec() -> FitSpec:
         number = f"{place}. " if len(chosen) > 1 else ""
         st.caption(plain(f"{number}{members[kind].summary()}"))
         with st.expander(f"{number}{members[kind].display_title()}: settings"):
-            defenses.append(forms.capability(DEFENSES, kind, "defend"))
+            has_template = "quorum" in members[kind].parameters()
+            if has_template:
+                st.caption(
+                    "The paper's template asks for all images (quorum 1), which leaves no neuron where there are many images; so "
+                    "the form begins with half of them."
+                )
+            start = {"quorum": QUORUM} if has_template else {}
+            defenses.append(forms.capability(DEFENSES, kind, "defend", defaults=start))
     with st.expander("Preparation settings"):
         values = forms.fields(FitSpec, "defend-fit", skip=("defenses",))
     return FitSpec.load(values | {"defenses": defenses})
@@ -169,7 +179,6 @@ def _delete(view: DefenseView) -> None:
     except AuditorError as error:
         st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
         return
-    st.session_state["defend-chosen"] = None
     st.query_params.clear()
     st.rerun()
 

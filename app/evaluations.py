@@ -11,6 +11,7 @@ from app.commands.show import duration, rate, when
 from app.playground import threat_form
 from app.state import client, defense_report, defense_sections, parameter
 from app.text import plain
+from auditor.attack import ATTACKS, Attack, Ensemble
 from auditor.defending.effort import EFFORTS
 from auditor.defending.sweep import Sweep
 from auditor.defense_evaluation import DefenseSpec
@@ -20,6 +21,7 @@ from auditor.errors import AuditorError
 from auditor.nip.adaptive import paper_attacks
 from auditor.nip.pool import CandidateDefense
 from auditor.nip.published import levels
+from auditor.threat import ThreatModel
 from worker.defense_service import EvaluationView
 from worker.defenses import DefenseView
 
@@ -104,8 +106,9 @@ def _spec(view: DefenseView, seen: bool) -> StudySpec:
             defaults={"samples": effort.samples},
         )
         chosen |= forms.fields(
-            DefenseSpec, f"evaluate-{name}", skip=("threat", "influence", "published"), defaults=effort.values
+            DefenseSpec, f"evaluate-{name}", skip=("threat", "static", "influence", "published"), defaults=effort.values
         )
+        chosen["static"] = _static(threat)
         sweeps = st.text_area(
             "Sweeps", "", key="evaluate-sweeps", placeholder="k=1+5+10\nepsilon=2/255+8/255", height=80,
             help="One parameter with its values on each line; each value is a whole evaluation on fewer images.",
@@ -114,6 +117,24 @@ def _spec(view: DefenseView, seen: bool) -> StudySpec:
     return forms.checked(
         StudySpec, values | {"evaluation": forms.checked(DefenseSpec, chosen, "evaluation")}, "evaluation"
     )
+
+
+def _static(threat: ThreatModel) -> list[Attack]:
+    """The attacks on the undefended model, with their parameters."""
+    fitting = {
+        member.kind_name(): member for member in ATTACKS
+        if threat.norm in member.norms and not member.control and not issubclass(member, Ensemble)
+    }  # fmt: skip
+    kinds = st.multiselect(
+        "Static attacks", list(fitting), [kind for kind in ("fgsm", "pgd") if kind in fitting],
+        format_func=lambda kind: fitting[kind].display_title(), key=f"evaluate-static-{threat.norm}",
+        help="On the undefended model, each within epsilon and for the closest image.",
+    )  # fmt: skip
+    made = []
+    for kind in kinds:
+        st.markdown(f"**{plain(fitting[kind].display_title())}**: {plain(fitting[kind].summary())}")
+        made.append(forms.capability(ATTACKS, kind, "evaluate-static", skip=("budget",)))
+    return made
 
 
 def _pick(known: list[EvaluationView]) -> str | None:

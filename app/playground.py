@@ -74,11 +74,15 @@ def _pick(dataset: str, start: int) -> int:
     for place, (column, image) in enumerate(zip(st.columns(PER_PAGE), shown, strict=False)):
         sample = start + place
         column.image(base64.b64decode(image.data), caption=plain(image.caption), width="stretch")
-        kind = "primary" if sample == chosen else "secondary"
-        if column.button(f"{sample}", key=f"play-pick-{sample}", type=kind, width="stretch", help="Pick this image"):
-            st.session_state[key] = sample
-            st.rerun(scope="fragment")
+        column.button(
+            f"{sample}", key=f"play-pick-{sample}", type="primary" if sample == chosen else "secondary", width="stretch",
+            help="Pick this image", on_click=_picked, args=(key, sample),
+        )  # fmt: skip
     return chosen
+
+
+def _picked(key: str, sample: int) -> None:
+    st.session_state[key] = sample
 
 
 def _spec() -> PlaySpec:

@@ -29,8 +29,8 @@ st.subheader("Stored defenses", anchor="stored")
 picked = choose(stored)
 if picked is not None:
     card(picked)
-    if "defend-view" not in st.session_state and parameter("view") in VIEWS:
-        st.session_state["defend-view"] = parameter("view")
+    if "defend-view" not in st.session_state and parameter("show") in VIEWS:
+        st.session_state["defend-view"] = parameter("show")
     look = st.segmented_control("Show", VIEWS, default="Evaluation", required=True, key="defend-view")
     if look == "Playground":
         playground(picked)

@@ -19,7 +19,7 @@ MARKS: dict[str, Colour] = {
 }
 
 
-DEFEND = {"fit-defense": "Open the defense", "evaluate-defense": "Open the evaluation", "play": "Open the defense"}
+DEFEND = {"fit-defense": "Open the defense", "evaluate-defense": "Open the evaluation", "play": "Open the playground"}
 """What the jobs of the Defend page link to."""
 
 
@@ -29,7 +29,7 @@ def defend_address(job: JobView) -> dict[str, str]:
         return {"job": job.id}
     request: Any = client().request(job.id)
     if job.kind == "play":
-        return {"defense": request.defense_id, "view": "Playground"}
+        return {"defense": request.defense_id, "show": "Playground"}
     return {"defense": request.defense_id, "evaluation": job.id}
 
 

@@ -8,6 +8,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from app.defenses import QUORUM
 from auditor.attack import ATTACKS
 from auditor.defending.effort import EFFORTS
 from auditor.defending.playground import PlaySpec
@@ -56,7 +57,7 @@ def test_the_form_prepares_exactly_what_it_shows(world: World) -> None:
     assert not page.exception
     (job,) = world.client.jobs(kind="fit-defense")
     request: Any = world.client.request(job.id)
-    wanted = [{"kind": "jpeg", "quality": 60}, {"kind": "nip", "front": 2, "similarity": "member"}]
+    wanted = [{"kind": "jpeg", "quality": 60}, {"kind": "nip", "front": 2, "similarity": "member", "quorum": QUORUM}]
     assert request.fit == FitSpec.load({"defenses": wanted, "samples": 40, "seed": 7})
     assert (request.model_id, request.dataset_id, request.name) == (world.model_id, world.dataset_id, "mine")
     assert page.query_params["job"] in (job.id, [job.id])
@@ -208,7 +209,7 @@ def test_an_evaluation_that_runs_or_failed_says_so(world: World) -> None:
 
 def test_the_playground_queues_and_shows_one_image(world: World) -> None:
     defense = kept(world)
-    page = opened("defend", defense=defense, view="Playground")
+    page = opened("defend", defense=defense, show="Playground")
     page.button(key="play-pick-3").click().run()
     page.text_input(key="play-epsilon").set_value("0.05").run()
     page.number_input(key="play-pgd-steps").set_value(3).run()
@@ -228,7 +229,7 @@ def test_the_playground_queues_and_shows_one_image(world: World) -> None:
     assert "Influence of front and tail neurons" in [item.value.replace("\\", "") for item in page.subheader]
     page.segmented_control(key="play-reading").set_value("clean").run()
     assert not page.exception
-    assert link(opened("jobs"), "Open the defense")["defense"] == defense
+    assert link(opened("jobs"), "Open the playground") == {"defense": defense, "show": "Playground"}
 
 
 def test_the_same_play_is_not_run_twice_and_does_not_hold_the_defense(world: World) -> None:
@@ -243,7 +244,7 @@ def test_the_same_play_is_not_run_twice_and_does_not_hold_the_defense(world: Wor
 
 
 def test_an_epsilon_that_is_none_is_named(world: World) -> None:
-    page = opened("defend", defense=kept(world), view="Playground")
+    page = opened("defend", defense=kept(world), show="Playground")
     page.text_input(key="play-epsilon").set_value("much").run()
     assert "epsilon" in page.error[0].value
     assert world.client.jobs(kind="play") == []

@@ -71,7 +71,8 @@ def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> Non
     ("view", "parameters"),
     [
         ("models", {"model": "nobody"}), ("datasets", {"dataset": "nobody"}), ("result", {"audit": "nobody"}),
-        ("neurons", {"audit": "nobody"}), ("harden", {"job": "nobody"}), ("defend", {"defense": "nobody"}), ("defend", {"job": "nobody"}),
+        ("neurons", {"audit": "nobody"}), ("harden", {"job": "nobody"}),
+        ("defend", {"defense": "nobody"}), ("defend", {"job": "nobody"}),
         ("harden", {"model": "<script>"}), ("compare", {"a": "x", "b": "y"}),
         ("jobs", {"job": "nobody"}), ("new_audit", {"model": "<script>"}),
     ],
