@@ -74,7 +74,9 @@ def test_what_is_exported_is_the_defended_model(world: World, auditor: Auditor, 
         f"model = defended_model.load({str(folder)!r}); "
         f"torch.save(model.logits(torch.load({str(tmp_path / 'images.pt')!r})), {str(tmp_path / 'logits.pt')!r})"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=folder, env={"PYTHONPATH": str(folder)}, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, env={"PYTHONPATH": str(folder)}, check=True, timeout=120
+    )
     wanted = world.client.defended_model(key).defended.logits(images)
     assert torch.allclose(torch.load(tmp_path / "logits.pt"), wanted, atol=1e-5)
     assert "is there already" in auditor("defend", "export", key, str(folder), expect=1)
@@ -136,7 +138,10 @@ def test_the_help_names_every_defense_and_every_setting(auditor: Auditor) -> Non
         (("evaluate", "coarse", "random", "--set", "threat=1"), "evaluation: threat is not set by name."),
         (("evaluate", "coarse", "random", "--set", "steps=0"), "steps: expected greater than or equal to 1, got '0'"),
         (("evaluate", "coarse", "random", "--epsilon", "a/b"), "expected a number or a fraction such as 8/255"),
-        (("evaluate", "coarse", "random", "--sweep", "k=1+2"), "sweep: there is no parameter 'k' here. Known: epsilon, bits"),
+        (
+            ("evaluate", "coarse", "random", "--sweep", "k=1+2"),
+            "sweep: there is no parameter 'k' here. Known: epsilon, bits",
+        ),
         (("evaluate", "coarse", "random", "--sweep", "bits"), "sweep: expected parameter=value+value"),
         (("evaluate", "coarse", "random", "--sweep", "bits=2+99"), "bits: expected less than or equal to 8, got '99'"),
         (("show", "nothing"), "There is no stored defense and no job 'nothing'."),
