@@ -161,14 +161,14 @@ SLOW = {"restarts": 40, "steps": 40, "draws": 20, "threat": {"epsilon": 1e-4}}
 
 
 def test_a_worker_killed_during_an_evaluation_and_it_goes_on_after_the_last_whole_table(world: World) -> None:
-    sweep = {"parameter": "bits", "values": [1, 2, 3, 4, 5]}
+    sweep = {"parameter": "bits", "values": [1, 2, 3]}
     world.client.fit_defense("tiny", fit_spec({"kind": "bit-depth"}), name="plain")
-    spec = study_spec(sweeps=[sweep], sweep_samples=12)
+    spec = study_spec(sweeps=[sweep])
     whole = world.client.evaluate_defense("plain", "random", spec)
     run_here(world.client, whole)
     torn = world.client.evaluate_defense("plain", "random", spec)
     with worker(world) as process:
-        wait_until(lambda: reached(world, torn) >= 2)
+        wait_until(lambda: reached(world, torn) >= 1)
         process.kill()
         process.wait(10)
     wait_until(lambda: not runners())
