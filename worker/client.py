@@ -8,7 +8,8 @@ from auditor.hardening import HARDENINGS
 from auditor.learning.plan import training_cost
 from auditor.training_result import Point, TrainingResult
 from auditor.training_spec import TrainingSpec
-from worker.defense_service import DefenseService
+from worker.defense_service import DefenseService, EvaluationView
+from worker.defenses import DefenseView
 from worker.job import JOBS
 from worker.lineage import Relative
 from worker.loading import architecture_of
@@ -16,7 +17,7 @@ from worker.models import ModelRow
 from worker.registry import usable
 from worker.views import Estimate, JobView, check_fit
 
-__all__ = ["Client", "Estimate", "JobView"]
+__all__ = ["Client", "DefenseView", "Estimate", "EvaluationView", "JobView"]
 
 
 class Client(DefenseService):

@@ -111,6 +111,10 @@ class Defenses:
         """Forget a defense. Raises MismatchError while a job evaluates or evaluated it; its file is swept later."""
         with self.database.write() as session:
             used = session.scalar(select(func.count()).where(DefenseJobRow.defense_id == row.id))
+            if not used:
+                try:
+                    session.execute(delete(DefenseRow).where(DefenseRow.id == row.id))
+                except IntegrityError:  # an evaluation was queued in the same moment
+                    used = 1
             if used:
                 raise MismatchError(f"{row.name} is used by {used} evaluation(s) and stays.", "Their results name it.")
-            session.execute(delete(DefenseRow).where(DefenseRow.id == row.id))

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import ColumnElement, and_, case, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from auditor.errors import NotFoundError
 from worker.db import Database
 from worker.defenses import NewDefense, add_defense
 from worker.lineage import Child, add_child
@@ -72,7 +73,9 @@ class Ledger:
         grace: float = 0.0,
         defense_id: str | None = None,
     ) -> str:
-        """A new queued job; it is committed when this returns, so its id may be published. ``defense_id``: what it evaluates."""
+        """A new queued job; it is committed when this returns, so its id may be published. ``defense_id``: what it evaluates;
+        raises NotFoundError when that is gone.
+        """
         job_id = uuid.uuid4().hex
         with self.database.write() as session:
             session.execute(
@@ -83,7 +86,10 @@ class Ledger:
                 )
             )  # fmt: skip
             if defense_id is not None:
-                session.execute(insert(DefenseJobRow).values(job_id=job_id, defense_id=defense_id))
+                try:
+                    session.execute(insert(DefenseJobRow).values(job_id=job_id, defense_id=defense_id))
+                except IntegrityError:
+                    raise NotFoundError("The defense was deleted meanwhile.", "Prepare it again.") from None
         return job_id
 
     def published(self, job_id: str) -> None:
@@ -173,8 +179,8 @@ class Ledger:
     ) -> bool:
         """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours.
 
-        ``files``: further blobs by name. ``child``, ``defense``: a model or a defense that the job made. ``state``: "cancelled" or
-        "failed" for a job that leaves a result although it was stopped, or broke; ``message`` and ``hint`` then say why.
+        ``files``: further blobs by name. ``child``, ``defense``: a model or a defense that the job made. ``state``: "cancelled"
+        or "failed" for a job that leaves a result although it was stopped, or broke; ``message`` and ``hint`` then say why.
         """
         end = {"state": state, "error": message, "hint": hint, "finished": self.database.now(), "lease_until": None}
         done = {"share": 1.0, "step": "done"} if state == "succeeded" else {}
