@@ -133,7 +133,8 @@ def _static(threat: ThreatModel) -> list[Attack]:
     made = []
     for kind in kinds:
         st.markdown(f"**{plain(fitting[kind].display_title())}**: {plain(fitting[kind].summary())}")
-        made.append(forms.capability(ATTACKS, kind, "evaluate-static", skip=("budget",)))
+        usual = {"steps": 40} if kind == "pgd" else {}
+        made.append(forms.capability(ATTACKS, kind, "evaluate-static", skip=("budget",), defaults=usual))
     return made
 
 

@@ -26,12 +26,12 @@ if not stored:
     st.info("No defense is stored yet. Prepare one above.")
     st.stop()
 st.subheader("Stored defenses", anchor="stored")
+if "defend-view" not in st.session_state:
+    st.session_state["defend-view"] = parameter("show") if parameter("show") in VIEWS else VIEWS[0]
 picked = choose(stored)
 if picked is not None:
     card(picked)
-    if "defend-view" not in st.session_state and parameter("show") in VIEWS:
-        st.session_state["defend-view"] = parameter("show")
-    look = st.segmented_control("Show", VIEWS, default="Evaluation", required=True, key="defend-view")
+    look = st.segmented_control("Show", VIEWS, required=True, key="defend-view")
     if look == "Playground":
         playground(picked)
     else:

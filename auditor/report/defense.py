@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from auditor.attack import ATTACKS
 from auditor.comparison import show_difference
 from auditor.defending.table import DefenseEvaluation, Distances, Knowledge, RobustRow
 from auditor.flag import Flag
@@ -163,7 +164,7 @@ def _table(evaluation: DefenseEvaluation) -> Section:
             Column(key="what", title="What"),
             Column(key="knows", title="The attacker knows"),
             Column(key="of", title="Counted as"),
-            Column(key="rate", title="Right behind the defense [95 %]"),
+            Column(key="rate", title="Right [95 %]"),
             Column(key="n", title="of"),
             Column(key="distance", title=f"{evaluation.threat.norm.symbol} distance, median (from, to)"),
             Column(key="seconds", title="Seconds", format=".1f"),
@@ -279,7 +280,7 @@ def _reproductions(evaluation: DefenseEvaluation) -> list[Section]:
     rows = tuple(
         {
             "name": row.name,
-            "attack": f"{row.attack}, {budget_named(row.budget, evaluation)}",
+            "attack": f"{ATTACKS[row.attack.partition(':')[0]].display_title()}, {budget_named(row.budget, evaluation)}",
             "rate": str(row.success),
             "n": row.success.n,
         }

@@ -38,7 +38,9 @@ def pictures_of(played: Play, names: Sequence[str] | None = None) -> Images:
     clean = played.images[0]
     shown, changes = [], []
     for stage, image in zip(played.stages, played.images, strict=True):
-        shown.append(picture(image, f"{stage.name}: {_said(stage.behind, names)} behind the defense", stage.name))
+        before = stage.name in (CLEAN, ATTACKED)
+        said = f"{_said(stage.alone, names)} alone" if before else f"{_said(stage.behind, names)} behind the defense"
+        shown.append(picture(image, f"{stage.name}: {said}", stage.name))
         change = 0.5 + ENLARGED * (image - clean)
         size = f"{played.spec.threat.norm.symbol} {stage.distance:.3g}"
         changes.append(picture(change, f"change × {ENLARGED}, {size}", f"change of {stage.name}"))

@@ -13,6 +13,7 @@ from auditor.attack import ATTACKS
 from auditor.defending.effort import EFFORTS
 from auditor.defending.playground import PlaySpec
 from auditor.defense import DEFENSES
+from auditor.defense_evaluation import DefenseSpec
 from auditor.defense_fit import FitSpec
 from auditor.nip.adaptive import paper_attacks
 from auditor.nip.published import levels
@@ -149,6 +150,7 @@ def test_the_evaluation_form_queues_exactly_what_it_shows(world: World) -> None:
     assert request.defense_id == defense
     assert study.evaluation.threat == ThreatModel.model_validate({"epsilon": "4/255"})
     assert study.evaluation.steps == 3
+    assert study.evaluation.static == DefenseSpec().static
     assert {key: getattr(study.evaluation, key) for key in effort.values if key != "steps"} == {
         key: value for key, value in effort.values.items() if key != "steps"
     }
