@@ -15,6 +15,7 @@ from auditor.defending.playground import PlaySpec
 from auditor.defense import DEFENSES
 from auditor.defense_evaluation import DefenseSpec
 from auditor.defense_fit import FitSpec
+from auditor.errors import EvaluationError
 from auditor.nip.adaptive import paper_attacks
 from auditor.nip.published import levels
 from auditor.threat import ThreatModel
@@ -239,6 +240,9 @@ def test_the_same_play_is_not_run_twice_and_does_not_hold_the_defense(world: Wor
     job = world.client.play(defense, "random", 1, PLAY)
     assert world.client.play(defense, "random", 1, PLAY) == job
     assert world.client.play(defense, "random", 2, PLAY) != job
+    with pytest.raises(EvaluationError, match="from 0 to 59, got 60"):
+        world.client.play(defense, "random", 60, PLAY)
+    assert world.client.preview("random", 8, 58) == world.client.preview("random", 60)[58:]
     run_here(world.client, job)
     world.client.delete_defense(defense)
     assert world.client.played(job).sample == 1
