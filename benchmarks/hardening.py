@@ -175,8 +175,8 @@ def spec_of(task: Task, settings: Settings, classifier: Classifier) -> TrainingS
             common
             | {
                 "hardening": {"kind": "fine_tune"}, "from_scratch": True, "epochs": settings.vanilla_epochs, "learning_rate": 0.1,
-                "batch_size": settings.vanilla_batch, "schedule": "one_cycle", "select": "clean", "validation_samples": 500, "validation_steps": 1,
-                "sensitivity_samples": 0,
+                "batch_size": settings.vanilla_batch, "schedule": "one_cycle", "select": "clean", "validation_samples": 500,
+                "validation_steps": 1, "sensitivity_samples": 0,
             }
         )  # fmt: skip
     method = METHODS[task.name]
