@@ -8,32 +8,31 @@ import copy
 import hashlib
 import json
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from torch import Tensor
 
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.device import pick_device
 from auditor.errors import EvaluationError, MismatchError, TrainingError
-from auditor.hardening import Ground, Memory, Terms, TrainingStep
+from auditor.hardening import Ground, Terms, TrainingStep
 from auditor.intake.upload import sha256_of
 from auditor.learning import checkpoint
 from auditor.learning.augmentation import Augmenter
-from auditor.learning.averaging import AveragedState, ema_share
-from auditor.learning.checkpoint import BEST, LAST, named, under
+from auditor.learning.averaging import ema_share
+from auditor.learning.checkpoint import BEST
 from auditor.learning.doubts import doubts
 from auditor.learning.passes import Passes
 from auditor.learning.schedule import factor
 from auditor.learning.scratch import draw_anew
 from auditor.learning.sensitive import Sensitivities, sensitivities
+from auditor.learning.state import Checkpoints, Learner, State
 from auditor.learning.trainee import Trainee, before
 from auditor.learning.validation import Validation, step_size, validate
 from auditor.progress import OnProgress, no_progress
@@ -43,9 +42,6 @@ from auditor.training_result import Best, PassCount, Point, TrainingResult
 from auditor.training_spec import TrainingSpec
 from auditor.vet import check_fit
 
-CHECKPOINT_SHARE = 0.02
-"""Of the time, writing checkpoints may take this share."""
-
 LOSS_POINTS = 200
 """Points of the loss curve between the ends of epochs, about, over the whole training."""
 
@@ -54,21 +50,6 @@ Stopped = Literal["finished", "patience", "cancelled", "diverged"]
 
 class _Cancelled(Exception):
     """Someone asked for a stop while the network was validated."""
-
-
-class _State(BaseModel):
-    """Where a training stands, but for its tensors. ``sums``: of the loss and its parts over ``summed`` steps, since the last
-    point."""
-
-    step: int = 0
-    points: list[Point] = []
-    best: Best = Best(epoch=0)
-    training: Passes = Passes()
-    validation: Passes = Passes()
-    seconds: float = 0.0
-    sums: dict[str, float] = {}
-    summed: int = 0
-    averaged: int = 0
 
 
 def train(
@@ -132,17 +113,18 @@ class _Training:
         self.fingerprint = _fingerprint(spec, self.device, *self.digests)
         self.trainee = self._trainee(parent)
         self.start = self.trainee.snapshot()
-        self.optimizer = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             self.trainee.parameters.values(), lr=spec.learning_rate, momentum=spec.momentum,
             weight_decay=spec.weight_decay, nesterov=spec.nesterov,
         )  # fmt: skip
         self.augmenter = Augmenter(spec.augmentation, len(self.ids), spec.seed)
-        self.average = AveragedState()
-        self.memory: Memory = {}
-        self.state = _State()
+        self.learner = Learner(self.trainee, optimizer)
+        self.checkpoints = Checkpoints(folder, self.fingerprint, checkpoint_seconds)
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.ids)
-        self._interval, self._writing = checkpoint_seconds, 0.0
-        self._saved = self._began = time.monotonic()
+
+    @property
+    def state(self) -> State:
+        return self.learner.state
 
     def run(self) -> TrainingResult:
         """From the start or the last checkpoint to the end."""
@@ -162,7 +144,7 @@ class _Training:
                 if self.state.step % self.per_epoch == 0 or self.state.step == self.steps:
                     self._end_epoch()
                     self._save()
-                elif self._checkpoint_is_due():
+                elif self.checkpoints.due:
                     self._save()
         except _Cancelled:
             stopped = "cancelled"
@@ -188,7 +170,7 @@ class _Training:
     def _begin(self) -> None:
         """Step 0: what the method prepares, and how the network does before it learns anything."""
         self._keep(self.trainee.snapshot(), Best(epoch=0))
-        self.memory = self.spec.hardening.prepare(self._ground())
+        self.learner.memory = self.spec.hardening.prepare(self._ground())
         self._validate(self.trainee.snapshot())
         self._save()
 
@@ -197,20 +179,29 @@ class _Training:
         epoch, index = divmod(self.state.step, self.per_epoch)
         rows = self._rows(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
         x, labels = self._batch(rows, epoch)
-        for group in self.optimizer.param_groups:
+        for group in self.learner.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         step = TrainingStep(
-            self.trainee, self.start, x, labels, self.memory, self.spec.seed, self.state.step, self.spec.label_smoothing
+            self.trainee,
+            self.start,
+            x,
+            labels,
+            self.learner.memory,
+            self.spec.seed,
+            self.state.step,
+            self.spec.label_smoothing,
         )
         with seeded(derive_seed(self.spec.seed, "step", self.state.step), self.device):
             terms = self.spec.hardening.loss(step)
         self._add(terms)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.learner.optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()
-        self.optimizer.step()
+        self.learner.optimizer.step()
         self.state.step += 1
         if self.spec.averaging == "ema":
-            self.average.update(self.trainee.network, ema_share(self.spec.ema_decay, self.average.count))
+            self.learner.average.update(
+                self.trainee.network, ema_share(self.spec.ema_decay, self.learner.average.count)
+            )
         if self.state.step % max(1, self.steps // LOSS_POINTS) == 0 and self.state.step % self.per_epoch:
             self._report(self._point())
         self.on_progress(self._share(), f"epoch {epoch + 1} of {self.epochs}")
@@ -255,14 +246,14 @@ class _Training:
         """Renew what the method goes by, average, validate, keep the weights if they are the best."""
         epoch = -(-self.state.step // self.per_epoch)
         if self.spec.averaging == "swa" and self.state.step >= self.spec.swa_start * self.steps:
-            self.average.update(self.trainee.network, 1 / (self.average.count + 1))
-        candidate = self.trainee.snapshot(self.average.state or None)
+            self.learner.average.update(self.trainee.network, 1 / (self.learner.average.count + 1))
+        candidate = self.trainee.snapshot(self.learner.average.state or None)
         validation = self._validate(candidate)
         best = Best(epoch=epoch, clean=validation.clean, robust=validation.robust)
         if self.state.best.epoch == 0 or self._score(best) > self._score(self.state.best):
             self._keep(candidate, best)
         if self.state.step < self.steps:
-            self.memory = self.spec.hardening.renew(self._ground(), self.memory)
+            self.learner.memory = self.spec.hardening.renew(self._ground(), self.learner.memory)
 
     def _score(self, best: Best) -> tuple[int, ...]:
         """By what weights are chosen: the larger one wins, the earlier one of equals."""
@@ -293,7 +284,7 @@ class _Training:
             )  # fmt: skip
         for passes in (found.passes, moved.passes):
             self.state.validation = self.state.validation.plus(*passes)
-        watched = spec.hardening.watched(self.memory)
+        watched = spec.hardening.watched(self.learner.memory)
         means = {
             layer.name: float(layer.sensitivity.mean())
             for layer in moved.layers
@@ -337,58 +328,20 @@ class _Training:
     def _keep(self, candidate: Classifier, best: Best) -> None:
         """These weights are the best so far."""
         self.state.best = best
-        data = {"fingerprint": self.fingerprint, "best": best.model_dump(mode="json")}
-        checkpoint.save(self.folder / BEST, candidate.network.state_dict(), data)
-
-    def _checkpoint_is_due(self) -> bool:
-        wanted = max(self._interval, self._writing / CHECKPOINT_SHARE) if self._interval else 0.0
-        return time.monotonic() - self._saved >= wanted
+        self.checkpoints.keep(candidate, best)
 
     def _save(self) -> None:
         """Write the checkpoint."""
-        began = time.monotonic()
-        self.state.training, self.state.averaged = self.trainee.passes, self.average.count
-        self.state.seconds += began - self._began
-        parameters = self.trainee.parameters
-        momentum = {
-            name: self.optimizer.state[value]["momentum_buffer"]
-            for name, value in parameters.items()
-            if self.optimizer.state.get(value, {}).get("momentum_buffer") is not None
-        }
-        tensors = (
-            named("network", self.trainee.network.state_dict())
-            | named("momentum", momentum)
-            | named("average", self.average.state)
-            | named("memory", self.memory)
-        )
-        data = {"fingerprint": self.fingerprint, "state": self.state.model_dump(mode="json")}
-        checkpoint.save(self.folder / LAST, tensors, data)
+        self.checkpoints.save(self.learner)
         self.on_checkpoint(self.state.step)
-        self._began = self._saved = time.monotonic()
-        self._writing = self._saved - began
 
     def _resumed(self) -> bool:
         """Whether there was a checkpoint to go on from."""
-        if not (self.folder / LAST).exists():
+        if not self.checkpoints.resume(self.learner):
             return False
-        tensors, data = checkpoint.read(self.folder / LAST, self.fingerprint)
-        self.state = _State.model_validate(data["state"])
-        # The weights that are kept may be newer than the checkpoint.
-        self.state.best = Best.model_validate(checkpoint.read(self.folder / BEST, self.fingerprint).data["best"])
-        self.trainee.network.load_state_dict(under("network", tensors))
-        self.trainee.passes = self.state.training
-        momentum, parameters = under("momentum", tensors), self.trainee.parameters
-        for name, value in momentum.items():
-            parameter = parameters[name]
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
-        self.average.load(self._on_device("average", tensors), self.state.averaged)
-        self.memory = self._on_device("memory", tensors)
         for point in self.state.points:
             self.on_point(point)
         return True
-
-    def _on_device(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device) for name, value in under(prefix, tensors).items()}
 
     def _result(self, stopped: Stopped) -> TrainingResult:
         state = self.state
@@ -402,7 +355,7 @@ class _Training:
             stopped=stopped,
             training=_counted(self.trainee.passes),
             validation=_counted(state.validation),
-            seconds=state.seconds + time.monotonic() - self._began,
+            seconds=state.seconds + self.checkpoints.seconds,
             training_samples=len(self.ids),
             validation_samples=len(self.validation_ids),
             parent_sha256=self.digests[0],
@@ -411,7 +364,7 @@ class _Training:
             revision=revision(),
             device=device_name(self.device),
             flags=(
-                *self.spec.hardening.flags(self.start, self.memory),
+                *self.spec.hardening.flags(self.start, self.learner.memory),
                 *doubts(self.spec, state.points, state.best, stopped, self.start.num_classes),
             ),
         )
