@@ -161,8 +161,7 @@ class _Training:
             network = spec.hardening.extended(parent).to(self.device)
             if spec.from_scratch:
                 draw_anew(network)
-        if self.device.type == "cuda":
-            network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)
         first = spec.hardening.first_layer(parent.with_network(network))
         frozen = before(parent.with_network(network), first) if first else ()
         return Trainee(parent, network, frozen=frozen, batch_norm=spec.batch_norm, precision=spec.precision)
@@ -210,8 +209,7 @@ class _Training:
         """Augmented images and labels of these rows of the training set."""
         ids = self.ids[rows]
         x = self.augmenter(self.dataset.images(ids).to(self.device, self.trainee.classifier.dtype), rows, epoch)
-        if self.device.type == "cuda":
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
         return x, torch.from_numpy(self.dataset.labels[ids]).to(self.device)
 
     def _rows(self, epoch: int) -> NDArray[np.int64]:
