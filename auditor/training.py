@@ -29,13 +29,14 @@ from auditor.learning.averaging import ema_share
 from auditor.learning.checkpoint import BEST
 from auditor.learning.doubts import doubts
 from auditor.learning.passes import Passes
+from auditor.learning.plan import Plan
 from auditor.learning.schedule import factor
 from auditor.learning.scratch import draw_anew
 from auditor.learning.sensitive import Sensitivities, sensitivities
 from auditor.learning.state import Checkpoints, Learner, State
 from auditor.learning.trainee import Trainee, before
 from auditor.learning.validation import Validation, step_size, validate
-from auditor.progress import OnProgress, no_progress
+from auditor.progress import OnProgress, no_progress, part_of
 from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
 from auditor.training_result import Best, PassCount, Point, TrainingResult
@@ -106,9 +107,8 @@ class _Training:
         self.device = parent.device
         self.validation_ids, self.ids = _split(spec, dataset)
         self.batch_size = min(spec.batch_size, len(self.ids))
-        self.per_epoch = len(self.ids) // self.batch_size
-        self.steps = spec.steps(self.per_epoch)
-        self.epochs = -(-self.steps // self.per_epoch)
+        self.plan = Plan.of(spec, len(self.ids), len(self.validation_ids))
+        self.steps, self.per_epoch = self.plan.steps, self.plan.per_epoch
         self.digests = checkpoint.digest(parent.network.state_dict()), checkpoint.data_digest(dataset)
         self.fingerprint = _fingerprint(spec, self.device, *self.digests)
         self.trainee = self._trainee(parent)
@@ -178,32 +178,24 @@ class _Training:
         epoch, index = divmod(self.state.step, self.per_epoch)
         rows = self._rows(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
         x, labels = self._batch(rows, epoch)
-        for group in self.learner.optimizer.param_groups:
+        learner, spec = self.learner, self.spec
+        for group in learner.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         step = TrainingStep(
-            self.trainee,
-            self.start,
-            x,
-            labels,
-            self.learner.memory,
-            self.spec.seed,
-            self.state.step,
-            self.spec.label_smoothing,
+            self.trainee, self.start, x, labels, learner.memory, spec.seed, self.state.step, spec.label_smoothing
         )
-        with seeded(derive_seed(self.spec.seed, "step", self.state.step), self.device):
-            terms = self.spec.hardening.loss(step)
+        with seeded(derive_seed(spec.seed, "step", self.state.step), self.device):
+            terms = spec.hardening.loss(step)
         self._add(terms)
-        self.learner.optimizer.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()
-        self.learner.optimizer.step()
+        learner.optimizer.step()
         self.state.step += 1
-        if self.spec.averaging == "ema":
-            self.learner.average.update(
-                self.trainee.network, ema_share(self.spec.ema_decay, self.learner.average.count)
-            )
+        if spec.averaging == "ema":
+            learner.average.update(self.trainee.network, ema_share(spec.ema_decay, learner.average.count))
         if self.state.step % max(1, self.steps // LOSS_POINTS) == 0 and self.state.step % self.per_epoch:
             self._report(self._point())
-        self.on_progress(self._share(), f"epoch {epoch + 1} of {self.epochs}")
+        self.on_progress(self.plan.share(self.state.step), f"epoch {epoch + 1} of {self.plan.epochs}")
 
     def _batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented images and labels of these rows of the training set."""
@@ -266,20 +258,23 @@ class _Training:
 
     def _validate(self, candidate: Classifier) -> Validation:
         """Measure, and report it as a point of the curves."""
-        spec, ids = self.spec, self.validation_ids
+        spec, ids, validated = self.spec, self.validation_ids, self.plan.validated
         threat = spec.threat
         common: dict[str, Any] = {
-            "seed": derive_seed(spec.seed, "validation") % 2**31,
-            "batch_size": self.batch_size,
-            "on_progress": self._heard,
-        }
-        found = validate(candidate, self.dataset, ids, threat, steps=spec.validation_steps, **common)
+            "seed": derive_seed(spec.seed, "validation") % 2**31, "batch_size": self.batch_size,
+        }  # fmt: skip
+        found = validate(
+            candidate, self.dataset, ids, threat, steps=spec.validation_steps,
+            on_progress=part_of(self._heard, 0, validated), **common,
+        )  # fmt: skip
         moved = Sensitivities([], Passes())
         if spec.sensitivity_samples:
             moved = sensitivities(
                 candidate, self.dataset, ids[: spec.sensitivity_samples], threat,
-                steps=spec.validation_steps, step_size=step_size(spec.validation_steps), **common,
+                steps=spec.validation_steps, step_size=step_size(spec.validation_steps),
+                on_progress=part_of(self._heard, validated, 1), **common,
             )  # fmt: skip
+        self._heard(1, "done")
         for passes in (found.passes, moved.passes):
             self.state.validation = self.state.validation.plus(*passes)
         watched = spec.hardening.watched(self.learner.memory)
@@ -292,13 +287,10 @@ class _Training:
         return found
 
     def _heard(self, share: float, what: str) -> None:
-        """Progress of a validation, which is part of its epoch; it can be cancelled too."""
+        """Progress of the pause between two epochs; it can be cancelled too."""
         if self.stop():
             raise _Cancelled
-        self.on_progress(self._share(), f"validation: {what}")
-
-    def _share(self) -> float:
-        return self.state.step / self.steps
+        self.on_progress(self.plan.share(self.state.step, share), f"validation: {what}")
 
     def _point(self, **measured: Any) -> Point:
         """A point of the curves here, which takes up the losses since the last one."""
@@ -320,7 +312,7 @@ class _Training:
     def _ground(self) -> Ground:
         return Ground(
             self.trainee, self.dataset, self.ids, self.spec.seed, self.batch_size,
-            self.state.step // self.per_epoch, lambda share, what: self._heard(share, what),
+            self.state.step // self.per_epoch, lambda share, what: self._heard(float(self.state.step > 0), what),
         )  # fmt: skip
 
     def _keep(self, candidate: Classifier, best: Best) -> None:
