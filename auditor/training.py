@@ -26,7 +26,7 @@ from auditor.intake.upload import sha256_of
 from auditor.learning import checkpoint
 from auditor.learning.augmentation import Augmenter
 from auditor.learning.averaging import ema_share
-from auditor.learning.checkpoint import BEST
+from auditor.learning.checkpoint import BEST, Place
 from auditor.learning.doubts import doubts
 from auditor.learning.passes import Passes
 from auditor.learning.plan import Plan
@@ -110,7 +110,6 @@ class _Training:
         self.plan = Plan.of(spec, len(self.ids), len(self.validation_ids))
         self.steps, self.per_epoch = self.plan.steps, self.plan.per_epoch
         self.digests = checkpoint.digest(parent.network.state_dict()), checkpoint.data_digest(dataset)
-        self.fingerprint = _fingerprint(spec, self.device, *self.digests)
         self.trainee = self._trainee(parent)
         self.start = self.trainee.snapshot()
         optimizer = torch.optim.SGD(
@@ -119,7 +118,9 @@ class _Training:
         )  # fmt: skip
         self.augmenter = Augmenter(spec.augmentation, len(self.ids), spec.seed)
         self.learner = Learner(self.trainee, optimizer)
-        self.checkpoints = Checkpoints(folder, self.fingerprint, checkpoint_seconds)
+        self.checkpoints = Checkpoints(
+            folder, _fingerprint(spec, *self.digests), Place(self.device.type), checkpoint_seconds
+        )
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.ids)
 
     @property
@@ -372,9 +373,9 @@ def _split(spec: TrainingSpec, dataset: ImageDataset) -> tuple[NDArray[np.int64]
     return np.sort(order[:count]), np.sort(order[count:])
 
 
-def _fingerprint(spec: TrainingSpec, device: torch.device, *digests: str) -> str:
-    """What a checkpoint must have been made for."""
-    parts = [spec.model_dump(mode="json"), device.type, *digests]
+def _fingerprint(spec: TrainingSpec, *digests: str) -> str:
+    """What a checkpoint must have been made for; where, its place says."""
+    parts = [spec.model_dump(mode="json", exclude={"device", "processes"}), *digests]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from auditor.classifier import Classifier
 from auditor.hardening import Memory
 from auditor.learning import checkpoint
 from auditor.learning.averaging import AveragedState
-from auditor.learning.checkpoint import BEST, LAST, named, under
+from auditor.learning.checkpoint import BEST, LAST, Place, named, under
 from auditor.learning.passes import Passes
 from auditor.learning.trainee import Trainee
 from auditor.training_result import Best, Point
@@ -86,8 +86,8 @@ class Checkpoints:
     ``interval``: seconds between checkpoints, more where writing is slow; 0 for one after every step.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, interval: float) -> None:
-        self.folder, self.fingerprint = folder, fingerprint
+    def __init__(self, folder: Path, fingerprint: str, place: Place, interval: float) -> None:
+        self.folder, self.fingerprint, self.place = folder, fingerprint, place
         self._interval, self._writing = interval, 0.0
         self._saved = self._began = time.monotonic()
 
@@ -108,23 +108,25 @@ class Checkpoints:
         state = learner.state
         state.training, state.averaged = learner.trainee.passes, learner.average.count
         state.seconds += began - self._began
-        data = {"fingerprint": self.fingerprint, "state": state.model_dump(mode="json")}
+        data = {"fingerprint": self.fingerprint, "place": self.place, "state": state.model_dump(mode="json")}
         checkpoint.save(self.folder / LAST, learner.tensors(), data)
         self._began = self._saved = time.monotonic()
         self._writing = self._saved - began
 
     def keep(self, candidate: Classifier, best: Best) -> None:
         """These weights are the best so far."""
-        data = {"fingerprint": self.fingerprint, "best": best.model_dump(mode="json")}
+        data = {"fingerprint": self.fingerprint, "place": self.place, "best": best.model_dump(mode="json")}
         checkpoint.save(self.folder / BEST, candidate.network.state_dict(), data)
 
     def resume(self, learner: Learner) -> bool:
-        """Whether there was a checkpoint to go on from. Raises MismatchError where it is that of another training."""
+        """Whether there was a checkpoint to go on from. Raises MismatchError where it is that of another training, or made
+        elsewhere."""
         if not (self.folder / LAST).exists():
             return False
-        tensors, data = checkpoint.read(self.folder / LAST, self.fingerprint)
+        tensors, data = checkpoint.read(self.folder / LAST, self.fingerprint, self.place)
         state = State.model_validate(data["state"])
         # The weights that are kept may be newer than the checkpoint.
-        state.best = Best.model_validate(checkpoint.read(self.folder / BEST, self.fingerprint).data["best"])
+        best = checkpoint.read(self.folder / BEST, self.fingerprint, self.place).data["best"]
+        state.best = Best.model_validate(best)
         learner.restore(tensors, state)
         return True

@@ -21,6 +21,7 @@ from auditor.errors import MismatchError, SpecError, TrainingError
 from auditor.hardening import HARDENINGS, Terms, TrainingStep
 from auditor.hardenings.fine_tune import FineTune
 from auditor.intake.weights import load_weights
+from auditor.learning.checkpoint import Place
 from auditor.learning.doubts import doubts
 from auditor.metrics import Rate
 from auditor.randomness import derive_seed
@@ -234,6 +235,19 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
     for more in ({"learning_rate": 0.04}, {"seed": 1}, {"classifier": other}, {"n": 41}):
         with pytest.raises(MismatchError, match="checkpoint of another training"):
             run(tmp_path, **more)
+
+
+def test_a_checkpoint_from_elsewhere_is_refused_and_one_from_here_is_continued_however_the_device_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("auditor.training.Place", lambda *place: Place("cuda"))
+        run(tmp_path, stop=lambda: True)
+    with pytest.raises(MismatchError, match="made on a GPU; here it would be continued on a CPU"):
+        run(tmp_path)
+    if not torch.cuda.is_available():
+        run(tmp_path / "auto", device="auto", stop=lambda: True)
+        assert run(tmp_path / "auto", device="cpu").stopped == "finished"
 
 
 def test_a_finished_training_is_not_run_again(tmp_path: Path) -> None:
