@@ -242,12 +242,14 @@ def test_a_checkpoint_from_elsewhere_is_refused_and_one_from_here_is_continued_h
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("auditor.training.Place", lambda *place: Place("cuda"))
-        run(tmp_path, stop=lambda: True)
+        run(tmp_path, epochs=1)
     with pytest.raises(MismatchError, match="made on a GPU; here it would be continued on a CPU"):
-        run(tmp_path)
+        run(tmp_path, epochs=1)
     if not torch.cuda.is_available():
-        run(tmp_path / "auto", device="auto", stop=lambda: True)
-        assert run(tmp_path / "auto", device="cpu").stopped == "finished"
+        first = run(tmp_path / "auto", epochs=1, device="auto")
+        told: list[str] = []
+        again = run(tmp_path / "auto", epochs=1, on_progress=lambda share, what: told.append(what))
+        assert (told, again.best_sha256) == ([], first.best_sha256)
 
 
 def test_a_finished_training_is_not_run_again(tmp_path: Path) -> None:
