@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
-import json
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +17,8 @@ from torch import Tensor
 
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
-from auditor.device import pick_device
-from auditor.errors import EvaluationError, MismatchError, TrainingError
+from auditor.device import pick_device, reproducible
+from auditor.errors import EvaluationError, TrainingError
 from auditor.hardening import Ground, Terms, TrainingStep
 from auditor.intake.upload import sha256_of
 from auditor.learning import checkpoint
@@ -30,12 +28,14 @@ from auditor.learning.checkpoint import BEST, Place
 from auditor.learning.doubts import doubts
 from auditor.learning.passes import Passes
 from auditor.learning.plan import Plan
+from auditor.learning.ranks import Listener, run_together
 from auditor.learning.schedule import factor
 from auditor.learning.scratch import draw_anew
 from auditor.learning.sensitive import Sensitivities, sensitivities
-from auditor.learning.state import Checkpoints, Learner, State
+from auditor.learning.state import Checkpoints, Learner, State, fingerprint
+from auditor.learning.team import Team, team_size
 from auditor.learning.trainee import Trainee, before
-from auditor.learning.validation import Validation, step_size, validate
+from auditor.learning.validation import Validation, score, split, step_size, validate
 from auditor.progress import OnProgress, no_progress, part_of
 from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
@@ -74,21 +74,38 @@ def train(
     ``on_checkpoint`` hears the steps done when one was written. Validation images are drawn from ``dataset`` by the seed and
     never trained on; give it no test images.
     Raises MismatchError where model, data or checkpoint do not fit, SpecError, and TrainingError when the loss or the logits are
-    no numbers; the error then holds the result up to there.
+    no numbers; the error then holds the result up to there. With several processes, a TrainingError also where one of them dies.
     """
     check_fit(classifier, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(folder)
     device = pick_device(spec.device)
-    start = classifier.with_network(copy.deepcopy(classifier.network)).to(device)
-    with _reproducible(device):
-        return _Training(
-            spec, start, dataset, folder, on_progress, on_point, stop, on_checkpoint, checkpoint_seconds
-        ).run()
+    start = classifier.with_network(copy.deepcopy(classifier.network))
+    listener = Listener(on_progress, on_point, stop, on_checkpoint)
+    size = team_size(spec, device)
+    if size == 1:
+        return _run(spec, start, dataset, folder, checkpoint_seconds, Team(device), listener)
+    work = functools.partial(_run, spec, start.to("cpu"), dataset, folder, checkpoint_seconds)
+    result: TrainingResult = run_together(work, size, device.type, listener)
+    return result
+
+
+def _run(
+    spec: TrainingSpec,
+    start: Classifier,
+    dataset: ImageDataset,
+    folder: Path,
+    checkpoint_seconds: float,
+    team: Team,
+    listener: Listener,
+) -> TrainingResult:
+    """Train, as the whole team or one of it."""
+    with reproducible(team.device):
+        return _Training(spec, start.to(team.device), dataset, folder, checkpoint_seconds, team, listener).run()
 
 
 class _Training:
-    """One training under way."""
+    """One training under way; with several processes, in each of them. The leading one validates, saves and reports."""
 
     def __init__(
         self,
@@ -96,21 +113,18 @@ class _Training:
         parent: Classifier,
         dataset: ImageDataset,
         folder: Path,
-        on_progress: OnProgress,
-        on_point: Callable[[Point], None],
-        stop: Callable[[], bool],
-        on_checkpoint: Callable[[int], None],
         checkpoint_seconds: float,
+        team: Team,
+        listener: Listener,
     ) -> None:
         self.spec, self.dataset, self.folder = spec, dataset, folder
-        self.on_progress, self.on_point, self.stop, self.on_checkpoint = on_progress, on_point, stop, on_checkpoint
-        self.device = parent.device
-        self.validation_ids, self.ids = _split(spec, dataset)
-        self.batch_size = min(spec.batch_size, len(self.ids))
-        self.plan = Plan.of(spec, len(self.ids), len(self.validation_ids))
+        self.team, self.listener, self.device = team, listener, team.device
+        self.validation_ids, self.ids = split(spec, dataset, team.size)
+        self.plan = Plan.of(spec, len(self.ids), len(self.validation_ids), team.size)
         self.steps, self.per_epoch = self.plan.steps, self.plan.per_epoch
         self.digests = checkpoint.digest(parent.network.state_dict()), checkpoint.data_digest(dataset)
         self.trainee = self._trainee(parent)
+        self.loss = team.together(self.trainee.network, spec.hardening.loss)
         self.start = self.trainee.snapshot()
         optimizer = torch.optim.SGD(
             self.trainee.parameters.values(), lr=spec.learning_rate, momentum=spec.momentum,
@@ -119,7 +133,7 @@ class _Training:
         self.augmenter = Augmenter(spec.augmentation, len(self.ids), spec.seed)
         self.learner = Learner(self.trainee, optimizer)
         self.checkpoints = Checkpoints(
-            folder, _fingerprint(spec, *self.digests), Place(self.device.type), checkpoint_seconds
+            folder, fingerprint(spec, *self.digests), Place(self.device.type, team.size), checkpoint_seconds
         )
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.ids)
 
@@ -134,12 +148,8 @@ class _Training:
             if not self._resumed():
                 self._begin()
             while self.state.step < self.steps:
-                if self._out_of_patience():
-                    stopped = "patience"
-                    break
-                if self.stop():
-                    stopped = "cancelled"
-                    self._save()
+                if why := self.team.told(self._why_stop):
+                    stopped = why
                     break
                 self._learn()
                 if self.state.step % self.per_epoch == 0 or self.state.step == self.steps:
@@ -169,34 +179,48 @@ class _Training:
 
     def _begin(self) -> None:
         """Step 0: what the method prepares, and how the network does before it learns anything."""
-        self._keep(self.trainee.snapshot(), Best(epoch=0))
-        self.learner.memory = self.spec.hardening.prepare(self._ground())
-        self._validate(self.trainee.snapshot())
+        if self.team.leads:
+            self._keep(self.trainee.snapshot(), Best(epoch=0))
+        self.learner.memory = self.team.told_tensors(lambda: self.spec.hardening.prepare(self._ground()))
+        if self.team.leads:
+            self._validate(self.trainee.snapshot())
         self._save()
+
+    def _why_stop(self) -> Stopped | None:
+        """Why not to go on."""
+        if self._out_of_patience():
+            return "patience"
+        if self.listener.stop():
+            self._save()
+            return "cancelled"
+        return None
 
     def _learn(self) -> None:
         """One step."""
         epoch, index = divmod(self.state.step, self.per_epoch)
-        rows = self._rows(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-        x, labels = self._batch(rows, epoch)
+        rows = self._rows(epoch)[index * self.plan.batch : (index + 1) * self.plan.batch]
+        x, labels = self._batch(self.team.share(rows), epoch)
         learner, spec = self.learner, self.spec
         for group in learner.optimizer.param_groups:
             group["lr"] = self._learning_rate()
+        seed, before = self.team.seed(spec.seed), self.trainee.passes
         step = TrainingStep(
-            self.trainee, self.start, x, labels, learner.memory, spec.seed, self.state.step, spec.label_smoothing
+            self.trainee, self.start, x, labels, learner.memory, seed, self.state.step, spec.label_smoothing
         )
-        with seeded(derive_seed(spec.seed, "step", self.state.step), self.device):
-            terms = spec.hardening.loss(step)
+        with seeded(derive_seed(seed, "step", self.state.step), self.device):
+            terms = self.loss(step)
+        others, own = self.team.size - 1, self.trainee.passes
+        self.trainee.count(others * (own.forwards - before.forwards), others * (own.backwards - before.backwards))
         self._add(terms)
         learner.optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()
         learner.optimizer.step()
         self.state.step += 1
-        if spec.averaging == "ema":
+        if spec.averaging == "ema" and self.team.leads:
             learner.average.update(self.trainee.network, ema_share(spec.ema_decay, learner.average.count))
         if self.state.step % max(1, self.steps // LOSS_POINTS) == 0 and self.state.step % self.per_epoch:
             self._report(self._point())
-        self.on_progress(self.plan.share(self.state.step), f"epoch {epoch + 1} of {self.plan.epochs}")
+        self.listener.on_progress(self.plan.share(self.state.step), f"epoch {epoch + 1} of {self.plan.epochs}")
 
     def _batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented images and labels of these rows of the training set."""
@@ -220,7 +244,7 @@ class _Training:
     def _add(self, terms: Terms) -> None:
         """Count a step's loss; refuse one that is no number, before any weight moves."""
         names = ["loss", *terms.parts]
-        values = torch.stack([terms.loss, *terms.parts.values()]).detach().double().tolist()
+        values = self.team.mean(torch.stack([terms.loss, *terms.parts.values()]).detach().double()).tolist()
         if not math.isfinite(values[0]):
             found = ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))
             raise TrainingError(
@@ -234,35 +258,30 @@ class _Training:
         self.state.summed += 1
 
     def _end_epoch(self) -> None:
-        """Renew what the method goes by, average, validate, keep the weights if they are the best."""
+        """Average, validate, keep the weights if they are the best; renew what the method goes by."""
+        if self.team.leads:
+            self._judge()
+        if self.state.step < self.steps:
+            hardening, memory = self.spec.hardening, self.learner.memory
+            self.learner.memory = self.team.told_tensors(lambda: hardening.renew(self._ground(), memory))
+
+    def _judge(self) -> None:
         epoch = -(-self.state.step // self.per_epoch)
+        average = self.learner.average
         if self.spec.averaging == "swa" and self.state.step >= self.spec.swa_start * self.steps:
-            self.learner.average.update(self.trainee.network, 1 / (self.learner.average.count + 1))
-        candidate = self.trainee.snapshot(self.learner.average.state or None)
+            average.update(self.trainee.network, 1 / (average.count + 1))
+        candidate = self.trainee.snapshot(average.state or None)
         validation = self._validate(candidate)
         best = Best(epoch=epoch, clean=validation.clean, robust=validation.robust)
-        if self.state.best.epoch == 0 or self._score(best) > self._score(self.state.best):
+        if self.state.best.epoch == 0 or score(best, self.spec.select) > score(self.state.best, self.spec.select):
             self._keep(candidate, best)
-        if self.state.step < self.steps:
-            self.learner.memory = self.spec.hardening.renew(self._ground(), self.learner.memory)
-
-    def _score(self, best: Best) -> tuple[int, ...]:
-        """By what weights are chosen: the larger one wins, the earlier one of equals."""
-        assert best.clean is not None
-        assert best.robust is not None
-        scores = {
-            "robust": (best.robust.hits, best.clean.hits),
-            "clean": (best.clean.hits, best.robust.hits),
-            "last": (best.epoch,),
-        }
-        return scores[self.spec.select]
 
     def _validate(self, candidate: Classifier) -> Validation:
         """Measure, and report it as a point of the curves."""
         spec, ids, validated = self.spec, self.validation_ids, self.plan.validated
         threat = spec.threat
         common: dict[str, Any] = {
-            "seed": derive_seed(spec.seed, "validation") % 2**31, "batch_size": self.batch_size,
+            "seed": derive_seed(spec.seed, "validation") % 2**31, "batch_size": self._at_once,
         }  # fmt: skip
         found = validate(
             candidate, self.dataset, ids, threat, steps=spec.validation_steps,
@@ -289,9 +308,9 @@ class _Training:
 
     def _heard(self, share: float, what: str) -> None:
         """Progress of the pause between two epochs; it can be cancelled too."""
-        if self.stop():
+        if self.listener.stop():
             raise _Cancelled
-        self.on_progress(self.plan.share(self.state.step, share), f"validation: {what}")
+        self.listener.on_progress(self.plan.share(self.state.step, share), f"validation: {what}")
 
     def _point(self, **measured: Any) -> Point:
         """A point of the curves here, which takes up the losses since the last one."""
@@ -304,15 +323,20 @@ class _Training:
 
     def _report(self, point: Point) -> None:
         self.state.points.append(point)
-        self.on_point(point)
+        self.listener.on_point(point)
 
     def _out_of_patience(self) -> bool:
         epoch = self.state.step // self.per_epoch
         return self.spec.patience is not None and epoch - self.state.best.epoch >= self.spec.patience
 
+    @property
+    def _at_once(self) -> int:
+        """Images that one process has room for."""
+        return self.plan.batch // self.team.size
+
     def _ground(self) -> Ground:
         return Ground(
-            self.trainee, self.dataset, self.ids, self.spec.seed, self.batch_size,
+            self.trainee, self.dataset, self.ids, self.spec.seed, self._at_once,
             self.state.step // self.per_epoch, lambda share, what: self._heard(float(self.state.step > 0), what),
         )  # fmt: skip
 
@@ -323,15 +347,18 @@ class _Training:
 
     def _save(self) -> None:
         """Write the checkpoint."""
+        if not self.team.leads:
+            return
         self.checkpoints.save(self.learner)
-        self.on_checkpoint(self.state.step)
+        self.listener.on_checkpoint(self.state.step)
 
     def _resumed(self) -> bool:
         """Whether there was a checkpoint to go on from."""
-        if not self.checkpoints.resume(self.learner):
+        if not self.team.told(lambda: self.checkpoints.found):
             return False
+        self.checkpoints.resume(self.learner)
         for point in self.state.points:
-            self.on_point(point)
+            self.listener.on_point(point)
         return True
 
     def _result(self, stopped: Stopped) -> TrainingResult:
@@ -354,6 +381,7 @@ class _Training:
             versions=versions(),
             revision=revision(),
             device=device_name(self.device),
+            processes=self.team.size,
             flags=(
                 *self.spec.hardening.flags(self.start, self.learner.memory),
                 *doubts(self.spec, state.points, state.best, stopped, self.start.num_classes),
@@ -361,33 +389,5 @@ class _Training:
         )
 
 
-def _split(spec: TrainingSpec, dataset: ImageDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids for validation and for training, both ascending; drawn by the seed."""
-    order = dataset.order(spec.seed)
-    count = spec.validation_count(len(dataset))
-    if len(dataset) - count < 2:
-        raise MismatchError(
-            f"The data set {dataset.name} has {len(dataset)} images, of which {count} are for validation: too few are left.",
-            "Add more training images.",
-        )
-    return np.sort(order[:count]), np.sort(order[count:])
-
-
-def _fingerprint(spec: TrainingSpec, *digests: str) -> str:
-    """What a checkpoint must have been made for; where, its place says."""
-    parts = [spec.model_dump(mode="json", exclude={"device", "processes"}), *digests]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def _counted(passes: Passes) -> PassCount:
     return PassCount(forwards=round(passes.forwards), backwards=round(passes.backwards))
-
-
-def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """The same sums in the same order each time, on a GPU too."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True
-    )
-    return flags

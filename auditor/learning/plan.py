@@ -10,27 +10,30 @@ from auditor.training_spec import TrainingSpec
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps of a training and of an epoch, and what a step, a validation and the following of sensitivities cost.
+    """Steps of a training and of an epoch, images of a step; what a step, a validation and the following of sensitivities cost.
 
     Costs in forward passes over single images; a backward pass counts as two. What a method prepares is not in it.
     """
 
     steps: int
     per_epoch: int
+    batch: int
     step: float
     validation: float
     sensitivity: float
 
     @classmethod
-    def of(cls, spec: TrainingSpec, images: int, kept_back: int) -> Plan:
-        """For so many images to train on, and to validate on."""
+    def of(cls, spec: TrainingSpec, images: int, kept_back: int, processes: int = 1) -> Plan:
+        """For so many images to train on, and to validate on; at least two for each process that shares the batches."""
         batch = min(spec.batch_size, images)
+        batch -= batch % processes
         per_epoch = images // batch
         attack = ATTACKS.build("pgd", {"steps": spec.validation_steps}).cost
         followed = min(spec.sensitivity_samples, kept_back)
         return cls(
             steps=spec.steps(per_epoch),
             per_epoch=per_epoch,
+            batch=batch,
             step=batch * spec.hardening.cost.cost,
             validation=kept_back * (1 + attack),
             sensitivity=followed * (2 + attack),
@@ -67,4 +70,4 @@ def training_cost(spec: TrainingSpec, samples: int) -> float:
     Steps and validations to the last epoch; what a method prepares is not in it.
     """
     kept_back = spec.validation_count(samples)
-    return Plan.of(spec, samples - kept_back, kept_back).cost
+    return Plan.of(spec, samples - kept_back, kept_back, spec.processes or 1).cost

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from auditor.learning.checkpoint import BEST, LAST, Place, named, under
 from auditor.learning.passes import Passes
 from auditor.learning.trainee import Trainee
 from auditor.training_result import Best, Point
+from auditor.training_spec import TrainingSpec
 
 CHECKPOINT_SHARE = 0.02
 """Of the time, writing checkpoints may take this share."""
@@ -118,15 +121,22 @@ class Checkpoints:
         data = {"fingerprint": self.fingerprint, "place": self.place, "best": best.model_dump(mode="json")}
         checkpoint.save(self.folder / BEST, candidate.network.state_dict(), data)
 
-    def resume(self, learner: Learner) -> bool:
-        """Whether there was a checkpoint to go on from. Raises MismatchError where it is that of another training, or made
-        elsewhere."""
-        if not (self.folder / LAST).exists():
-            return False
+    @property
+    def found(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return (self.folder / LAST).exists()
+
+    def resume(self, learner: Learner) -> None:
+        """Go on from the checkpoint. Raises MismatchError where it is that of another training, or made elsewhere."""
         tensors, data = checkpoint.read(self.folder / LAST, self.fingerprint, self.place)
         state = State.model_validate(data["state"])
         # The weights that are kept may be newer than the checkpoint.
         best = checkpoint.read(self.folder / BEST, self.fingerprint, self.place).data["best"]
         state.best = Best.model_validate(best)
         learner.restore(tensors, state)
-        return True
+
+
+def fingerprint(spec: TrainingSpec, *digests: str) -> str:
+    """What a checkpoint must have been made for; where, its place says."""
+    parts = [spec.model_dump(mode="json", exclude={"device", "processes"}), *digests]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
