@@ -86,7 +86,7 @@ def train(
     if size == 1:
         return _run(spec, start, dataset, folder, checkpoint_seconds, Team(device), listener)
     work = functools.partial(_run, spec, start.to("cpu"), dataset, folder, checkpoint_seconds)
-    result: TrainingResult = run_together(work, size, device.type, listener)
+    result: TrainingResult = run_together(work, size, device.type, listener, folder)
     return result
 
 

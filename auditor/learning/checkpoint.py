@@ -20,6 +20,10 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 """The checkpoint from which a training goes on, and the weights that it keeps."""
 
 
+MEETING = ".meeting-*.tmp"
+"""The file in which the processes of one training find each other; each training has one of its own."""
+
+
 class Place(NamedTuple):
     """Where a training computes, as far as its bits depend on that: sums end in other bits on another kind of device, and in
     another number of processes."""
@@ -93,9 +97,10 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a killed process was about to write."""
-    for left in folder.glob(".intake-*.tmp"):
-        left.unlink(missing_ok=True)
+    """Remove what a killed process was about to write, and the place where its helpers met."""
+    for pattern in (".intake-*.tmp", MEETING):
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

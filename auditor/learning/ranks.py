@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import secrets
 import signal
-import tempfile
 import threading
 import time
 import traceback
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from auditor.errors import AuditorError, SpecError, TrainingError
+from auditor.learning.checkpoint import MEETING
 from auditor.learning.team import Several, joined
 from auditor.progress import OnProgress, no_progress
 from auditor.training_result import Point
@@ -63,44 +64,46 @@ class _Failure(NamedTuple):
     words: str = ""
 
 
-def run_together(work: Work, size: int, device_type: str, listener: Listener) -> Any:
+def run_together(work: Work, size: int, device_type: str, listener: Listener, folder: Path) -> Any:
     """Call ``work`` in so many processes, on a GPU each or on the CPU; what it returns in the leading one is the result.
 
     The listener is the leading process's, and is called here. Whatever happens, no process is left: when one fails, or the
-    listener raises, all are ended; when this process dies, they end themselves. Raises what the leading one raised, TrainingError
-    where a process failed in another way, and SpecError for work that cannot be pickled.
+    listener raises, all are ended; when this process dies, they end themselves. They meet in a small file in ``folder``. Raises
+    what the leading one raised, TrainingError where a process failed in another way, and SpecError for work that cannot be
+    pickled.
     """
-    with tempfile.TemporaryDirectory(prefix="auditor-ranks-") as name:
-        try:
-            # By value, not by torch's shared memory, of which a container may have very little.
-            content = pickle.dumps(work)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise SpecError(
-                f"The model or the data cannot be handed to other processes ({error}).", "Set processes to 1."
-            ) from None
-        threads = max(1, torch.get_num_threads() // size)
-        ranks: list[_Rank] = []
-        try:
-            for number in range(size):
-                ranks.append(_begun(Path(name), device_type, threads, number, size))
-            for rank in ranks:
-                with suppress(ConnectionError):  # that it died is noticed below
-                    rank.line.send_bytes(content)
-            return _heard(ranks, listener)
-        finally:
-            for rank in ranks:
-                rank.process.kill()
-            for rank in ranks:
-                rank.process.join()
-                rank.line.close()
+    try:
+        # By value, not by torch's shared memory, of which a container may have very little.
+        content = pickle.dumps(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise SpecError(
+            f"The model or the data cannot be handed to other processes ({error}).", "Set processes to 1."
+        ) from None
+    meeting = folder / MEETING.replace("*", secrets.token_hex(8))
+    threads = max(1, torch.get_num_threads() // size)
+    ranks: list[_Rank] = []
+    try:
+        for number in range(size):
+            ranks.append(_begun(meeting, device_type, threads, number, size))
+        for rank in ranks:
+            with suppress(ConnectionError):  # that it died is noticed below
+                rank.line.send_bytes(content)
+        return _heard(ranks, listener)
+    finally:
+        for rank in ranks:
+            rank.process.kill()
+        for rank in ranks:
+            rank.process.join()
+            rank.line.close()
+        meeting.unlink(missing_ok=True)
 
 
-def _begun(folder: Path, device_type: str, threads: int, number: int, size: int) -> _Rank:
+def _begun(meeting: Path, device_type: str, threads: int, number: int, size: int) -> _Rank:
     # Forked from a server that has read torch, but not touched a GPU: they start quickly, and have no thread of ours.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     ours, theirs = context.Pipe()
-    arguments = (str(folder), device_type, threads, number, size, theirs)
+    arguments = (meeting, device_type, threads, number, size, theirs)
     process = context.Process(target=_rank, name=f"rank {number}", args=arguments, daemon=True)
     process.start()
     theirs.close()
@@ -162,14 +165,14 @@ def _died(number: int, code: int, size: int) -> TrainingError:
     )
 
 
-def _rank(folder: str, device_type: str, threads: int, number: int, size: int, line: Connection) -> None:
+def _rank(meeting: Path, device_type: str, threads: int, number: int, size: int, line: Connection) -> None:
     """One process: do the work, tell how it ended, wait for the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears it, too
     threading.Thread(target=_end_with_caller, daemon=True).start()
     torch.set_num_threads(threads)
     try:
         work: Work = line.recv()
-        with joined(Path(folder), device_type, number, size) as team:
+        with joined(meeting, device_type, number, size) as team:
             result = work(team, _relay(line) if team.leads else Listener())
             line.send(("result", result if team.leads else None))
     except AuditorError as error:

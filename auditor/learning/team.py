@@ -130,8 +130,8 @@ def team_size(spec: TrainingSpec, device: torch.device) -> int:
 
 
 @contextmanager
-def joined(folder: Path, device_type: str, number: int, size: int) -> Iterator[Several]:
-    """Join the other processes, which meet in a folder; they talk within this machine alone."""
+def joined(meeting: Path, device_type: str, number: int, size: int) -> Iterator[Several]:
+    """Join the other processes, which meet in a file; they talk within this machine alone."""
     if sys.platform == "linux":
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(name, "lo")
@@ -140,6 +140,6 @@ def joined(folder: Path, device_type: str, number: int, size: int) -> Iterator[S
         torch.cuda.set_device(device)
     torch.distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device.type == "cuda" else "cpu:gloo",
-        store=torch.distributed.FileStore(str(folder / "store"), size), rank=number, world_size=size, timeout=PATIENCE,
+        store=torch.distributed.FileStore(str(meeting), size), rank=number, world_size=size, timeout=PATIENCE,
     )  # fmt: skip
     yield Several(device, number, size)

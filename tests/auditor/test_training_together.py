@@ -108,6 +108,7 @@ def test_killed_and_resumed_two_processes_end_with_the_same_bits(tmp_path: Path)
             run(tmp_path / "parts", on_progress=interrupt, **more)
         assert multiprocessing.active_children() == []
     parts = run(tmp_path / "parts", **more)
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["best.safetensors", "last.safetensors"]
     same(kept(tmp_path / "whole"), kept(tmp_path / "parts"))
     same(kept(tmp_path / "whole", "last"), kept(tmp_path / "parts", "last"))
     assert whole.model_dump(exclude={"seconds"}) == parts.model_dump(exclude={"seconds"})
@@ -162,3 +163,12 @@ def test_every_image_of_a_batch_belongs_to_one_process() -> None:
     assert [row for part in parts for row in part] == rows.tolist()
     assert len({Team(torch.device("cpu"), number, 3).seed(5) for number in range(3)}) == 3
     assert Team(torch.device("cpu")).seed(5) == 5
+
+
+def test_what_cannot_be_handed_to_another_process_is_refused(tmp_path: Path) -> None:
+    classifier = deeper_classifier()
+    classifier.network.hook = lambda: None  # type: ignore[assignment]
+    with pytest.raises(SpecError, match=r"cannot be handed to other processes .*lambda") as error:
+        run(tmp_path, classifier, processes=2)
+    assert error.value.hint == "Set processes to 1."
+    assert multiprocessing.active_children() == []
