@@ -1,0 +1,431 @@
+"""The study of hardening methods: the same start, the same budget of counted passes, several seeds, judged by strong attacks.
+
+    python benchmarks/hardening.py --shared ../shared --results hardening.jsonl --write hardening.md
+
+For every seed a VGG-16 (CIFAR form) is trained plainly on CIFAR-10; every method then goes on from it with the same budget, one
+learning rate and one schedule, and keeps the weights of its best validation. The weight of the route penalties, which their
+paper does not give, is chosen on the validation images of the first seed, with a quarter of the budget. Test images are seen at
+the end alone: PGD with 50 steps on all of them, AutoAttack on the first ones. Every finished piece of work is a line of
+``--results``, and a run goes on from there; lines of other settings are left alone. Without ``--full`` the network has a quarter
+of its width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from auditor.architecture import ARCHITECTURES
+from auditor.attack import ATTACKS
+from auditor.classifier import NORMALIZATIONS, Classifier
+from auditor.criterion import Misclassification
+from auditor.dataset import ImageDataset
+from auditor.evaluation import clean_pass, run_attack
+from auditor.hardening import HARDENINGS
+from auditor.intake.weights import load_weights
+from auditor.learning.checkpoint import BEST
+from auditor.learning.sensitive import late_convolutions
+from auditor.provenance import device_name, versions
+from auditor.statistics.means import Mean
+from auditor.threat import ThreatModel
+from auditor.training import train
+from auditor.training_result import Point, TrainingResult
+from auditor.training_spec import TrainingSpec
+
+EPSILON = 8 / 255
+VANILLA = "vanilla"
+LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+REFERENCE = "PAT"
+
+
+class Method(NamedTuple):
+    """A row of the study. ``tuned``: the parameter whose value is chosen on validation images. ``papers``: what they report."""
+
+    kind: str
+    values: Mapping[str, Any]
+    tuned: str = ""
+    paper: str = ""
+
+
+METHODS: dict[str, Method] = {
+    "fine-tune only": Method("fine_tune", {}),
+    "PAT": Method("pat", {}, paper="000: 85.1 / 37.4"),
+    "PAT, layers of SNS only": Method("pat", {"train_from": "late"}),
+    "ALP": Method("alp", {}, paper="000: 84.4 / 36.5"),
+    "SNS sen": Method("sns", {"variant": "sen"}, paper="000: 86.0 / 39.6"),
+    "SNS dyn": Method("sns", {"variant": "dyn"}, paper="000: 85.8 / 39.4"),
+    "SNS all": Method("sns", {"variant": "all"}, paper="000: 85.2 / 37.9"),
+    "SNS rand": Method("sns", {"variant": "rand"}, paper="000: 83.5 / 35.5"),
+    "TRADES": Method("trades", {}),
+    "Vanilla_g": Method("route_gradient", {}, tuned="penalty", paper="002: 92.6 / 7.5 (MI-FGSM)"),
+    "Vanilla_w": Method("route_weight", {}, tuned="penalty", paper="002: 91.9 / 5.5 (MI-FGSM)"),
+    "PAT_g": Method("route_gradient", {"base": "pat"}, tuned="penalty", paper="002: 84.9 / 48.4"),
+    "PAT_w": Method("route_weight", {"base": "pat"}, tuned="penalty", paper="002: 85.1 / 48.2"),
+    "sensitivity regulariser": Method("sensitivity_regulariser", {}, paper="001: 92.9 / 50.5"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every run of a study shares; a line of the results belongs to a study by its hash."""
+
+    width: float
+    vanilla_epochs: int
+    vanilla_images: int
+    images: int
+    budget: float
+    attack_steps: int
+    batch: int
+    learning_rate: float
+    precision: str
+    test: int
+    autoattack: int
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Task(NamedTuple):
+    """One piece of work. ``value``: of the tuned parameter; ``share``: of the budget; ``judged``: on test images, or not."""
+
+    name: str
+    seed: int
+    value: float | None = None
+    share: float = 1.0
+    judged: bool = True
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}|{self.seed}|{self.value}|{self.share:g}"
+
+
+class Place(NamedTuple):
+    """Where a study's files are."""
+
+    shared: Path
+    folder: Path
+
+
+def stored(shared: Path, names: Sequence[str]) -> ImageDataset:
+    """The images of some files, one after another."""
+    parts = [np.load(shared / "data" / f"{name}.npz", allow_pickle=False) for name in names]
+    return ImageDataset(
+        np.concatenate([part["images"] for part in parts]),
+        np.concatenate([part["labels"] for part in parts]),
+        [str(name) for name in parts[0]["class_names"]],
+        name=" ".join(names),
+    )
+
+
+def training_images(shared: Path, count: int) -> ImageDataset:
+    """The first ``count`` training images of CIFAR-10."""
+    data = stored(shared, [f"cifar10-train-{part}of4" for part in range(1, 5)])
+    return ImageDataset(
+        data._images[:count], data.labels[:count], data.class_names, name=f"first {count} training images"
+    )
+
+
+def blank(settings: Settings) -> Classifier:
+    """The network with weights that do not matter; convolutions are fastest with channels last."""
+    network: nn.Module = ARCHITECTURES.build("vgg", {"width_factor": settings.width}).build()
+    classifier = Classifier(
+        network.to(memory_format=torch.channels_last),
+        input_shape=(3, 32, 32),
+        num_classes=10,
+        normalization=NORMALIZATIONS["cifar10"],
+    )
+    return classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def spec_of(task: Task, settings: Settings, classifier: Classifier) -> TrainingSpec:
+    """How a task trains."""
+    common: dict[str, Any] = {
+        "batch_size": settings.batch, "seed": task.seed, "precision": settings.precision, "validation_epsilon": EPSILON,
+    }  # fmt: skip
+    if task.name == VANILLA:
+        return TrainingSpec.load(
+            common
+            | {
+                "hardening": {"kind": "fine_tune"}, "from_scratch": True, "epochs": settings.vanilla_epochs, "learning_rate": 0.1,
+                "schedule": "one_cycle", "select": "clean", "validation_samples": 500, "validation_steps": 1,
+                "sensitivity_samples": 0,
+            }
+        )  # fmt: skip
+    method = METHODS[task.name]
+    member = HARDENINGS.build(method.kind, {})
+    values = dict(method.values)
+    if values.get("train_from") == "late":
+        values["train_from"] = late_convolutions(classifier)[0]
+    values |= {"epsilon": EPSILON, "steps": settings.attack_steps} if "steps" in type(member).model_fields else {}
+    values |= {method.tuned: task.value} if task.value is not None else {}
+    tuning = not task.judged
+    return TrainingSpec.load(
+        common
+        | {
+            "hardening": {"kind": method.kind, **values}, "budget": settings.budget * task.share,
+            "learning_rate": settings.learning_rate, "validation_samples": 500 if tuning else 250,
+            "validation_steps": 20 if tuning else settings.attack_steps, "sensitivity_samples": 0 if tuning else 64,
+        }
+    )  # fmt: skip
+
+
+def work(task: Task, settings: Settings, place: Place) -> dict[str, Any]:
+    """Do one task; a line of the results."""
+    torch.set_num_threads(1)
+    classifier = blank(settings)
+    base = place.folder / settings.digest / f"{VANILLA}-{task.seed}"
+    images = settings.vanilla_images if task.name == VANILLA else settings.images
+    if task.name != VANILLA:
+        load_weights(classifier.network, base / BEST)
+    spec = spec_of(task, settings, classifier)
+    folder = (
+        base
+        if task.name == VANILLA
+        else place.folder / settings.digest / hashlib.sha256(task.key.encode()).hexdigest()[:12]
+    )
+    began = time.process_time()
+    result = train(spec, classifier, training_images(place.shared, images), folder=folder, checkpoint_seconds=120)
+    line: dict[str, Any] = {
+        "study": settings.digest, "key": task.key, "name": task.name, "seed": task.seed, "value": task.value, "share": task.share,
+        "stopped": result.stopped, "epochs": result.epochs, "best": result.best.model_dump(mode="json"),
+        "passes": result.training.cost / result.training_samples, "cpu_seconds": time.process_time() - began,
+        "sensitivity": moved(result, classifier),
+    }  # fmt: skip
+    if task.judged:
+        trained = blank(settings)
+        load_weights(trained.network, folder / BEST)
+        line |= judged(trained, settings, place.shared, task.seed)
+    return line
+
+
+def moved(result: TrainingResult, classifier: Classifier) -> tuple[float, float] | None:
+    """Mean sensitivity of the last six convolutions at the start and at the kept weights."""
+    layers = late_convolutions(classifier)
+    measured = [point for point in result.points if set(layers) <= set(point.sensitivity)]
+    kept = [point for point in measured if -(-point.epoch // 1) <= result.best.epoch]
+
+    def mean(point: Point) -> float:
+        return float(np.mean([point.sensitivity[layer] for layer in layers]))
+
+    return (mean(measured[0]), mean(kept[-1])) if measured else None
+
+
+def judged(classifier: Classifier, settings: Settings, shared: Path, seed: int) -> dict[str, Any]:
+    """Sample by sample on test images, as a text of 0 and 1: right on the clean image, and still right after each attack."""
+    data = stored(shared, ["cifar10-test"])
+    ids = np.arange(settings.test)
+    clean = clean_pass(classifier, data, ids, batch_size=100).prediction == data.labels[ids]
+    found = {"clean": clean}
+    for name, attack, count in (
+        ("pgd", "pgd:steps=50", settings.test),
+        ("autoattack", "auto-attack", settings.autoattack),
+    ):
+        standing = clean[:count].copy()
+        positions = np.flatnonzero(standing)
+        labels = torch.from_numpy(data.labels[positions]).to(classifier.device)
+        outcome = run_attack(
+            classifier, ATTACKS.parse(attack), ThreatModel(norm="linf", epsilon=EPSILON), data, ids[positions],
+            Misclassification(labels), seed=seed, batch_size=100,
+        )  # fmt: skip
+        standing[positions] = ~outcome.fooled
+        found[name] = standing
+    return {name: "".join("01"[int(value)] for value in values) for name, values in found.items()}
+
+
+class Results:
+    """The lines of a study, kept as they come."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path, self.settings = path, settings
+        lines = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+        self.lines: dict[str, dict[str, Any]] = {
+            line["key"]: line for line in lines if line["study"] == settings.digest
+        }
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        self.lines[line["key"]] = line
+
+    def chosen(self, name: str) -> float | None:
+        """The value of a method's tuned parameter with the best validation: robust, then clean, then the smaller value."""
+        tried = [line for line in self.lines.values() if line["name"] == name and line["share"] != 1]
+        if not tried:
+            return None
+        best = max(
+            tried, key=lambda line: (line["best"]["robust"]["hits"], line["best"]["clean"]["hits"], -line["value"])
+        )
+        return float(best["value"])
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        """The judged runs of a method, by seed."""
+        found = [line for line in self.lines.values() if line["name"] == name and line["share"] == 1]
+        return sorted(found, key=lambda line: int(line["seed"]))
+
+
+def run(tasks: Sequence[Task], results: Results, place: Place, processes: int) -> None:
+    """Those tasks of which there is no line yet."""
+    waiting = [task for task in tasks if task.key not in results.lines]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
+        pending = {pool.submit(work, task, results.settings, place): task for task in waiting}
+        for done in as_completed(pending):
+            line = done.result()
+            results.add(line)
+            print(summary(line), flush=True)
+
+
+def summary(line: Mapping[str, Any]) -> str:
+    rates = {name: share(line[name]) for name in ("clean", "pgd", "autoattack") if name in line}
+    shown = ", ".join(f"{name} {100 * value:.1f} %" for name, value in rates.items())
+    return f"{line['key']}: {shown or line['best']}, {line['cpu_seconds']:.0f} s of training"
+
+
+def share(bits: str) -> float:
+    return bits.count("1") / len(bits)
+
+
+def bits(line: Mapping[str, Any], name: str) -> NDArray[np.float64]:
+    return np.array(list(line[name]), float)
+
+
+def table(results: Results) -> str:
+    """Markdown: a line per method, means over the seeds in percent."""
+    lines = [
+        "| method | seeds | clean | PGD-50 | AutoAttack | PGD-50 against PAT | sensitivity before → after | epochs "
+        "| papers: clean / PGD |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    reference = {line["seed"]: line for line in results.of(REFERENCE)}
+    for name in (VANILLA, *METHODS):
+        runs = results.of(name)
+        if not runs:
+            continue
+        cells = [
+            percent(np.array([share(line[measure]) for line in runs])) for measure in ("clean", "pgd", "autoattack")
+        ]
+        both = [line for line in runs if line["seed"] in reference]
+        apart = [(bits(line, "pgd") - bits(reference[line["seed"]], "pgd")).mean() for line in both]
+        before = [line["sensitivity"] for line in runs if line["sensitivity"]]
+        moved_to = " → ".join(f"{value:.3f}" for value in np.mean(before, axis=0)) if before else ""
+        value = results.chosen(name)
+        title = name if value is None else f"{name} (λ = {value:g})"
+        epochs = float(np.mean([line["epochs"] for line in runs]))
+        against = percent(np.array(apart), sign=True) if apart and name != REFERENCE else ""
+        paper = METHODS[name].paper if name in METHODS else "000: 91.1 / 0.1; 001: 93.0 / 0.1"
+        lines.append(
+            f"| {title} | {len(runs)} | {' | '.join(cells)} | {against} | {moved_to} | {epochs:.2g} | {paper} |"
+        )
+    return "\n".join(lines)
+
+
+def percent(values: NDArray[np.float64], *, sign: bool = False) -> str:
+    """The mean and Student's interval over the seeds; all values where there are two."""
+    mean = Mean.of(100 * values)
+    form = "+.1f" if sign else ".1f"
+    if len(values) < 3:
+        return ", ".join(format(100 * value, form) for value in values)
+    return f"{mean.value:{form}} [{mean.low:{form}}, {mean.high:{form}}]"
+
+
+def tuning(results: Results) -> Iterator[str]:
+    """How the route penalties' weights were chosen."""
+    for name, method in METHODS.items():
+        tried = sorted(
+            (line for line in results.lines.values() if line["name"] == name and line["share"] != 1),
+            key=lambda line: line["value"],
+        )
+        if method.tuned and tried:
+            shown = ", ".join(
+                f"{line['value']:g}: {100 * line['best']['clean']['value']:.1f} / {100 * line['best']['robust']['value']:.1f}"
+                for line in tried
+            )
+            yield f"* {name}: {shown}; chosen {results.chosen(name):g}"
+
+
+def page(results: Results, machine: str) -> str:
+    """The study as Markdown."""
+    s = results.settings
+    about = (
+        f"Machine: {machine}. VGG-16 (CIFAR form, batch normalisation) at {s.width:g} of its width, CIFAR-10. Vanilla: "
+        f"{s.vanilla_epochs} epochs on {s.vanilla_images} images, one-cycle, from new weights. Every method: from vanilla, on "
+        f"{s.images} images, {s.budget:g} forward passes per image in all (a backward pass counts as two), SGD "
+        f"{s.learning_rate:g} to a tenth at two thirds, batches of {s.batch}, {s.precision}; attacks of the training: L∞ 8/255, "
+        f"{s.attack_steps} steps; the kept epoch is that of the best robust validation. Test: PGD-50 on {s.test} images, "
+        f"AutoAttack (standard) on {s.autoattack}, both in float32, L∞ 8/255. Means over the seeds in percent, with Student's "
+        "95 % interval from three seeds on; PGD-50 against PAT in points, seed by seed. Sensitivity: mean of the last six "
+        "convolutions."
+    )
+    grid = "Weights of the route penalties, clean / PGD-20 accuracy on 500 validation images after a quarter of the budget:"
+    return "\n".join([about, "", table(results), "", grid, "", *tuning(results), ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True, help="folder with data/")
+    parser.add_argument("--results", type=Path, required=True, help="lines of JSON, added to")
+    parser.add_argument("--folder", type=Path, help="checkpoints and weights; by default beside the results")
+    parser.add_argument("--write", type=Path, help="Markdown file to write")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--full", action="store_true", help="full width, all training images, 10 attack steps: for a GPU"
+    )
+    parser.add_argument("--vanilla-epochs", type=int, default=10)
+    parser.add_argument("--vanilla-images", type=int, default=40_000)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--budget", type=float, default=63.0, help="forward passes per image")
+    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--autoattack", type=int, default=64)
+    arguments = parser.parse_args()
+    settings = Settings(
+        width=1.0 if arguments.full else 0.25,
+        vanilla_epochs=arguments.vanilla_epochs,
+        vanilla_images=arguments.vanilla_images,
+        images=arguments.vanilla_images if arguments.full else arguments.images,
+        budget=arguments.budget,
+        attack_steps=10 if arguments.full else 5,
+        batch=128 if arguments.full else 64,
+        learning_rate=0.01,
+        precision="bf16",
+        test=arguments.test,
+        autoattack=arguments.autoattack,
+    )
+    results = Results(arguments.results, settings)
+    place = Place(arguments.shared, arguments.folder or arguments.results.with_suffix(".files"))
+    seeds = range(arguments.seeds)
+    run([Task(VANILLA, seed) for seed in seeds], results, place, arguments.processes)
+    tuned = [name for name in arguments.methods if METHODS[name].tuned]
+    grid = [Task(name, 0, value, share=0.25, judged=False) for name in tuned for value in LAMBDAS]
+    run(grid, results, place, arguments.processes)
+    run(
+        [Task(name, seed, results.chosen(name)) for seed in seeds for name in arguments.methods],
+        results, place, arguments.processes,
+    )  # fmt: skip
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    machine = f"{device_name(device)}, {platform.machine()}, torch {versions()['torch']}"
+    text = page(results, machine)
+    print(text)
+    if arguments.write is not None:
+        arguments.write.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
