@@ -98,7 +98,7 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def tidy(folder: Path) -> None:
     """Remove what a killed process was about to write, and the place where its helpers met."""
-    for pattern in (".intake-*.tmp", MEETING):
+    for pattern in (".intake-*.tmp", ".tmp*", MEETING):  # the second are safetensors' own
         for left in folder.glob(pattern):
             left.unlink(missing_ok=True)
 

@@ -97,6 +97,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".intake-abc.tmp").write_bytes(b"half")
     (tmp_path / ".meeting-abc.tmp").write_bytes(b"")
+    (tmp_path / ".tmpCVTJhH").write_bytes(b"half")
     (tmp_path / "best.safetensors").write_bytes(b"whole")
     checkpoint.tidy(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]
