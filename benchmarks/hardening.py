@@ -264,14 +264,14 @@ class Results:
         self.lines[line["key"]] = line
 
     def chosen(self, name: str) -> float | None:
-        """The value of a method's tuned parameter with the best validation: robust, then clean, then the smaller value."""
+        """The value of a method's tuned parameter: among those whose robust validation accuracy cannot be told from the best one
+        (their interval reaches it), the one with the best clean accuracy; the smaller value of equals."""
         tried = [line for line in self.lines.values() if line["name"] == name and line["share"] != 1]
         if not tried:
             return None
-        best = max(
-            tried, key=lambda line: (line["best"]["robust"]["hits"], line["best"]["clean"]["hits"], -line["value"])
-        )
-        return float(best["value"])
+        best = max(line["best"]["robust"]["value"] for line in tried)
+        among = [line for line in tried if line["best"]["robust"]["high"] >= best]
+        return float(max(among, key=lambda line: (line["best"]["clean"]["hits"], -line["value"]))["value"])
 
     def of(self, name: str) -> list[dict[str, Any]]:
         """The judged runs of a method, by seed."""
