@@ -192,6 +192,7 @@ class Service:
             max_attempts=self.settings.max_attempts,
             time_limit=self.settings.job_seconds,
             grace=job.grace,
+            defense_id=job.evaluates,
         )
         self._publish(job_id, job.queue)
         return job_id

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import NORMALIZATIONS
@@ -164,14 +164,14 @@ def test_two_jobs_that_choose_the_same_name_in_the_same_moment_both_get_one(
     both: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(both)
-    free, choices = lineage._free_name, []
+    free, choices = lineage.free_name, []
 
-    def too_early(session: Session, wanted: str) -> str:
+    def too_early(session: Session, column: InstrumentedAttribute[str], wanted: str) -> str:
         """The first time, as it was before the other job took the name."""
-        choices.append(free(session, wanted))
+        choices.append(free(session, column, wanted))
         return wanted if len(choices) == 1 else choices[-1]
 
-    monkeypatch.setattr(lineage, "_free_name", too_early)
+    monkeypatch.setattr(lineage, "free_name", too_early)
     job = harden(world, "tiny", epochs=1)
     child = world.client.child(run_here(world.client, job))
     assert child is not None
