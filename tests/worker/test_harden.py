@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,26 @@ def test_a_hardening_makes_a_child_that_does_what_its_training_measured(world: W
     view = world.client.job(job)
     assert (view.state, view.summary["method"][:4], view.summary["stopped"]) == ("succeeded", "pat:", "finished")
     assert [point.step for _, point in world.client.points(job)][-1] == result.steps == 6  # 45 images, batches of 16
+
+
+def test_several_processes_train_in_a_job_and_none_is_left(world: World) -> None:
+    job = harden(world, processes=2)
+    assert run(world, job) == "done"
+    result = world.client.training_result(job)
+    assert (result.processes, result.stopped, result.steps) == (2, "finished", result.points[-1].step)
+    assert world.client.child(job) is not None
+    wait_until(lambda: not of_this_home(), 60)  # the server that they are forked from goes after its caller
+    assert workspaces(world) == []
+
+
+def of_this_home() -> list[int]:
+    """Processes of this test's home but this one: a runner, and what it started."""
+    found, home = [], f"AUDITOR_HOME={os.environ['AUDITOR_HOME']}\0".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if home in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def test_a_second_child_of_the_same_name_gets_another(world: World) -> None:
