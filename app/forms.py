@@ -3,42 +3,68 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import streamlit as st
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from auditor.capability import Capability, Catalog
+from auditor.errors import SpecError
 
 C = TypeVar("C", bound=Capability)
+M = TypeVar("M", bound=BaseModel)
 
 
 def capability(
-    catalog: Catalog[C], kind: str, key: str, *, skip: Sequence[str] = (), given: dict[str, Any] | None = None
+    catalog: Catalog[C],
+    kind: str,
+    key: str,
+    *,
+    skip: Sequence[str] = (),
+    given: dict[str, Any] | None = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> C:
-    """The form of one member; raises SpecError where the values do not make one. ``given`` fills what ``skip`` leaves out."""
+    """The form of one member; raises SpecError where the values do not make one. ``given`` fills what ``skip`` leaves out,
+    ``defaults`` stand in for the member's own."""
     member = catalog[kind]
-    values = fields(member, f"{key}-{kind}", skip=("kind", *skip))
+    values = fields(member, f"{key}-{kind}", skip=("kind", *skip), defaults=defaults)
     return catalog.build(kind, values | (given or {}))
 
 
 def fields(
-    model: type[BaseModel], key: str, *, skip: Sequence[str] = (), only: Sequence[str] | None = None
+    model: type[BaseModel],
+    key: str,
+    *,
+    skip: Sequence[str] = (),
+    only: Sequence[str] | None = None,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """One widget per field, in up to three columns; returns their values by name."""
-    schema = model.model_json_schema()
-    chosen = [name for name in schema["properties"] if name not in skip and (only is None or name in only)]
-    wide = [name for name in chosen if _is_long(schema["properties"][name])]
+    """One widget per field, in up to three columns; returns their values by name. ``defaults`` stand in for the model's own."""
+    described = model.model_json_schema()["properties"]
+    described = {
+        name: schema | ({"default": defaults[name]} if name in defaults else {}) for name, schema in described.items()
+    }
+    chosen = [name for name in described if name not in skip and (only is None or name in only)]
+    wide = [name for name in chosen if _is_long(described[name])]
     narrow = [name for name in chosen if name not in wide]
     values: dict[str, Any] = {}
     columns = st.columns(min(3, len(narrow))) if narrow else []
     for index, name in enumerate(narrow):
         with columns[index % len(columns)]:
-            values[name] = _widget(name, model, schema["properties"][name], f"{key}-{name}")
+            values[name] = _widget(name, model, described[name], f"{key}-{name}")
     for name in wide:
-        values[name] = _widget(name, model, schema["properties"][name], f"{key}-{name}")
+        values[name] = _widget(name, model, described[name], f"{key}-{name}")
     return {name: values[name] for name in chosen}
+
+
+def checked(model: type[M], values: dict[str, Any], subject: str) -> M:
+    """The model with these values. Raises SpecError, which names the ``subject``."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SpecError.from_validation(subject, error) from None
 
 
 def label_of(name: str) -> str:

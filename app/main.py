@@ -17,6 +17,7 @@ PAGES = {
     ],
     "Improve": [
         st.Page("views/harden.py", title="Harden", icon=":material/shield:", url_path="harden"),
+        st.Page("views/defend.py", title="Defend", icon=":material/security:", url_path="defend"),
     ],
     "Library": [
         st.Page("views/models.py", title="Models", icon=":material/hub:", url_path="models"),

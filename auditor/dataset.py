@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,20 @@ class ImageDataset:
             name=name or path.stem,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: a file that is memory-mapped whole goes by its name, not by its content."""
+        state, images = dict(self.__dict__), self._images
+        if isinstance(images, np.memmap) and isinstance(images.base, mmap.mmap) and images.filename is not None:
+            state["_images"] = _Mapped(Path(images.filename), images.dtype, images.offset, images.shape)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._images, _Mapped):
+            self._images = np.memmap(
+                self._images.path, self._images.dtype, "r", self._images.offset, self._images.shape
+            )
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -116,6 +131,13 @@ class ImageDataset:
         A larger count contains a smaller one of the same seed.
         """
         return np.sort(self.order(seed)[:count])
+
+
+class _Mapped(NamedTuple):
+    path: Path
+    dtype: np.dtype[Any]
+    offset: int
+    shape: tuple[int, ...]
 
 
 class _Entry(NamedTuple):

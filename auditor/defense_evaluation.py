@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import torch
@@ -99,11 +99,11 @@ def evaluate(
     if not defenses or len(ids) == 0:
         raise EvaluationError(f"Expected a defense and samples, got {len(defenses)} and {len(ids)}.")
     model = cast(DefendedClassifier, defended(classifier, defenses, states, seed=spec.seed))
-    bench = Bench(dataset, ids, spec.threat, spec.seed, spec.batch_size)
+    progress = StagedProgress(on_progress)
+    bench = Bench(dataset, ids, spec.threat, spec.seed, spec.batch_size, progress)
     run = _Run(classifier, model, bench, spec)
     tables = _Tables()
     jobs = run.jobs(tables)
-    progress = StagedProgress(on_progress)
     for name in jobs:
         progress.add(name, 1.0)
     for name, job in jobs.items():
@@ -118,26 +118,6 @@ def evaluate(
         seconds_per_1000_undefended=1000 * run.plain_seconds / len(ids),
         flags=doubts(model, images, tables.robust, tables.static),
     )  # fmt: skip
-
-
-def sweep(
-    classifier: Classifier,
-    defense: Defense,
-    name: str,
-    values: Sequence[Any],
-    training: tuple[ImageDataset, NDArray[np.int64]],
-    test: tuple[ImageDataset, NDArray[np.int64]],
-    spec: DefenseSpec,
-) -> Iterator[tuple[Any, DefenseEvaluation]]:
-    """The table for each value of a parameter of the defense (front, layer, eta, ...), fitted anew, or of ``epsilon``."""
-    for value in values:
-        if name == "epsilon":
-            changed = defense
-            spec = spec.model_copy(update={"threat": ThreatModel(norm=spec.threat.norm, epsilon=value)})
-        else:
-            changed = type(defense).model_validate(defense.model_dump() | {name: value})
-        state = changed.fit(classifier, *training, seed=spec.seed, batch_size=spec.batch_size)
-        yield value, evaluate(classifier, [changed], [state], *test, spec)
 
 
 @dataclass

@@ -1,6 +1,8 @@
-"""pick_device: where to compute."""
+"""Where to compute, and so that it can be repeated."""
 
 from __future__ import annotations
+
+import contextlib
 
 import torch
 
@@ -12,3 +14,13 @@ def pick_device(choice: str) -> torch.device:
     if choice == "cuda" and not torch.cuda.is_available():
         raise SpecError("A GPU is asked for, but this machine offers none to PyTorch.", "Choose device auto or cpu.")
     return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def reproducible(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """While inside: the same sums in the same order each time, on a GPU too."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True
+    )
+    return flags

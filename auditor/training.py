@@ -3,48 +3,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
-import json
+import functools
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel
 from torch import Tensor
 
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
-from auditor.device import pick_device
-from auditor.errors import EvaluationError, MismatchError, TrainingError
-from auditor.hardening import Ground, Memory, Terms, TrainingStep
+from auditor.device import pick_device, reproducible
+from auditor.errors import EvaluationError, TrainingError
+from auditor.hardening import Ground, Terms, TrainingStep
 from auditor.intake.upload import sha256_of
 from auditor.learning import checkpoint
 from auditor.learning.augmentation import Augmenter
-from auditor.learning.averaging import AveragedState, ema_share
-from auditor.learning.checkpoint import BEST, LAST, named, under
+from auditor.learning.averaging import ema_share
+from auditor.learning.checkpoint import BEST, Place
 from auditor.learning.doubts import doubts
 from auditor.learning.passes import Passes
+from auditor.learning.plan import Plan
+from auditor.learning.ranks import Listener, run_together
 from auditor.learning.schedule import factor
 from auditor.learning.scratch import draw_anew
 from auditor.learning.sensitive import Sensitivities, sensitivities
+from auditor.learning.state import Checkpoints, Learner, State, fingerprint
+from auditor.learning.team import Team, team_size
 from auditor.learning.trainee import Trainee, before
-from auditor.learning.validation import Validation, step_size, validate
-from auditor.progress import OnProgress, no_progress
+from auditor.learning.validation import Validation, score, split, step_size, validate
+from auditor.progress import OnProgress, no_progress, part_of
 from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
 from auditor.training_result import Best, PassCount, Point, TrainingResult
 from auditor.training_spec import TrainingSpec
 from auditor.vet import check_fit
-
-CHECKPOINT_SHARE = 0.02
-"""Of the time, writing checkpoints may take this share."""
 
 LOSS_POINTS = 200
 """Points of the loss curve between the ends of epochs, about, over the whole training."""
@@ -54,21 +51,6 @@ Stopped = Literal["finished", "patience", "cancelled", "diverged"]
 
 class _Cancelled(Exception):
     """Someone asked for a stop while the network was validated."""
-
-
-class _State(BaseModel):
-    """Where a training stands, but for its tensors. ``sums``: of the loss and its parts over ``summed`` steps, since the last
-    point."""
-
-    step: int = 0
-    points: list[Point] = []
-    best: Best = Best(epoch=0)
-    training: Passes = Passes()
-    validation: Passes = Passes()
-    seconds: float = 0.0
-    sums: dict[str, float] = {}
-    summed: int = 0
-    averaged: int = 0
 
 
 def train(
@@ -92,21 +74,38 @@ def train(
     ``on_checkpoint`` hears the steps done when one was written. Validation images are drawn from ``dataset`` by the seed and
     never trained on; give it no test images.
     Raises MismatchError where model, data or checkpoint do not fit, SpecError, and TrainingError when the loss or the logits are
-    no numbers; the error then holds the result up to there.
+    no numbers; the error then holds the result up to there. With several processes, a TrainingError also where one of them dies.
     """
     check_fit(classifier, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(folder)
     device = pick_device(spec.device)
-    start = classifier.with_network(copy.deepcopy(classifier.network)).to(device)
-    with _reproducible(device):
-        return _Training(
-            spec, start, dataset, folder, on_progress, on_point, stop, on_checkpoint, checkpoint_seconds
-        ).run()
+    start = classifier.with_network(copy.deepcopy(classifier.network))
+    listener = Listener(on_progress, on_point, stop, on_checkpoint)
+    size = team_size(spec, device)
+    if size == 1:
+        return _run(spec, start, dataset, folder, checkpoint_seconds, Team(device), listener)
+    work = functools.partial(_run, spec, start.to("cpu"), dataset, folder, checkpoint_seconds)
+    result: TrainingResult = run_together(work, size, device.type, listener, folder)
+    return result
+
+
+def _run(
+    spec: TrainingSpec,
+    start: Classifier,
+    dataset: ImageDataset,
+    folder: Path,
+    checkpoint_seconds: float,
+    team: Team,
+    listener: Listener,
+) -> TrainingResult:
+    """Train, as the whole team or one of it."""
+    with reproducible(team.device):
+        return _Training(spec, start.to(team.device), dataset, folder, checkpoint_seconds, team, listener).run()
 
 
 class _Training:
-    """One training under way."""
+    """One training under way; with several processes, in each of them. The leading one validates, saves and reports."""
 
     def __init__(
         self,
@@ -114,35 +113,33 @@ class _Training:
         parent: Classifier,
         dataset: ImageDataset,
         folder: Path,
-        on_progress: OnProgress,
-        on_point: Callable[[Point], None],
-        stop: Callable[[], bool],
-        on_checkpoint: Callable[[int], None],
         checkpoint_seconds: float,
+        team: Team,
+        listener: Listener,
     ) -> None:
         self.spec, self.dataset, self.folder = spec, dataset, folder
-        self.on_progress, self.on_point, self.stop, self.on_checkpoint = on_progress, on_point, stop, on_checkpoint
-        self.device = parent.device
-        self.validation_ids, self.ids = _split(spec, dataset)
-        self.batch_size = min(spec.batch_size, len(self.ids))
-        self.per_epoch = len(self.ids) // self.batch_size
-        self.steps = spec.steps(self.per_epoch)
-        self.epochs = -(-self.steps // self.per_epoch)
+        self.team, self.listener, self.device = team, listener, team.device
+        self.validation_ids, self.ids = split(spec, dataset, team.size)
+        self.plan = Plan.of(spec, len(self.ids), len(self.validation_ids), team.size)
+        self.steps, self.per_epoch = self.plan.steps, self.plan.per_epoch
         self.digests = checkpoint.digest(parent.network.state_dict()), checkpoint.data_digest(dataset)
-        self.fingerprint = _fingerprint(spec, self.device, *self.digests)
         self.trainee = self._trainee(parent)
+        self.loss = team.together(self.trainee.network, spec.hardening.loss)
         self.start = self.trainee.snapshot()
-        self.optimizer = torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             self.trainee.parameters.values(), lr=spec.learning_rate, momentum=spec.momentum,
             weight_decay=spec.weight_decay, nesterov=spec.nesterov,
         )  # fmt: skip
         self.augmenter = Augmenter(spec.augmentation, len(self.ids), spec.seed)
-        self.average = AveragedState()
-        self.memory: Memory = {}
-        self.state = _State()
+        self.learner = Learner(self.trainee, optimizer)
+        self.checkpoints = Checkpoints(
+            folder, fingerprint(spec, *self.digests), Place(self.device.type, team.size), checkpoint_seconds
+        )
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.ids)
-        self._interval, self._writing = checkpoint_seconds, 0.0
-        self._saved = self._began = time.monotonic()
+
+    @property
+    def state(self) -> State:
+        return self.learner.state
 
     def run(self) -> TrainingResult:
         """From the start or the last checkpoint to the end."""
@@ -151,18 +148,14 @@ class _Training:
             if not self._resumed():
                 self._begin()
             while self.state.step < self.steps:
-                if self._out_of_patience():
-                    stopped = "patience"
-                    break
-                if self.stop():
-                    stopped = "cancelled"
-                    self._save()
+                if why := self.team.told(self._why_stop):
+                    stopped = why
                     break
                 self._learn()
                 if self.state.step % self.per_epoch == 0 or self.state.step == self.steps:
                     self._end_epoch()
                     self._save()
-                elif self._checkpoint_is_due():
+                elif self.checkpoints.due:
                     self._save()
         except _Cancelled:
             stopped = "cancelled"
@@ -179,48 +172,61 @@ class _Training:
             network = spec.hardening.extended(parent).to(self.device)
             if spec.from_scratch:
                 draw_anew(network)
-        if self.device.type == "cuda":
-            network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)
         first = spec.hardening.first_layer(parent.with_network(network))
         frozen = before(parent.with_network(network), first) if first else ()
         return Trainee(parent, network, frozen=frozen, batch_norm=spec.batch_norm, precision=spec.precision)
 
     def _begin(self) -> None:
         """Step 0: what the method prepares, and how the network does before it learns anything."""
-        self._keep(self.trainee.snapshot(), Best(epoch=0))
-        self.memory = self.spec.hardening.prepare(self._ground())
-        self._validate(self.trainee.snapshot())
+        if self.team.leads:
+            self._keep(self.trainee.snapshot(), Best(epoch=0))
+        self.learner.memory = self.team.told_tensors(lambda: self.spec.hardening.prepare(self._ground()))
+        if self.team.leads:
+            self._validate(self.trainee.snapshot())
         self._save()
+
+    def _why_stop(self) -> Stopped | None:
+        """Why not to go on."""
+        if self._out_of_patience():
+            return "patience"
+        if self.listener.stop():
+            self._save()
+            return "cancelled"
+        return None
 
     def _learn(self) -> None:
         """One step."""
         epoch, index = divmod(self.state.step, self.per_epoch)
-        rows = self._rows(epoch)[index * self.batch_size : (index + 1) * self.batch_size]
-        x, labels = self._batch(rows, epoch)
-        for group in self.optimizer.param_groups:
+        rows = self._rows(epoch)[index * self.plan.batch : (index + 1) * self.plan.batch]
+        x, labels = self._batch(self.team.share(rows), epoch)
+        learner, spec = self.learner, self.spec
+        for group in learner.optimizer.param_groups:
             group["lr"] = self._learning_rate()
+        seed, before = self.team.seed(spec.seed), self.trainee.passes
         step = TrainingStep(
-            self.trainee, self.start, x, labels, self.memory, self.spec.seed, self.state.step, self.spec.label_smoothing
+            self.trainee, self.start, x, labels, learner.memory, seed, self.state.step, spec.label_smoothing
         )
-        with seeded(derive_seed(self.spec.seed, "step", self.state.step), self.device):
-            terms = self.spec.hardening.loss(step)
+        with seeded(derive_seed(seed, "step", self.state.step), self.device):
+            terms = self.loss(step)
+        others, own = self.team.size - 1, self.trainee.passes
+        self.trainee.count(others * (own.forwards - before.forwards), others * (own.backwards - before.backwards))
         self._add(terms)
-        self.optimizer.zero_grad(set_to_none=True)
+        learner.optimizer.zero_grad(set_to_none=True)
         terms.loss.backward()
-        self.optimizer.step()
+        learner.optimizer.step()
         self.state.step += 1
-        if self.spec.averaging == "ema":
-            self.average.update(self.trainee.network, ema_share(self.spec.ema_decay, self.average.count))
+        if spec.averaging == "ema" and self.team.leads:
+            learner.average.update(self.trainee.network, ema_share(spec.ema_decay, learner.average.count))
         if self.state.step % max(1, self.steps // LOSS_POINTS) == 0 and self.state.step % self.per_epoch:
             self._report(self._point())
-        self.on_progress(self._share(), f"epoch {epoch + 1} of {self.epochs}")
+        self.listener.on_progress(self.plan.share(self.state.step), f"epoch {epoch + 1} of {self.plan.epochs}")
 
     def _batch(self, rows: NDArray[np.int64], epoch: int) -> tuple[Tensor, Tensor]:
         """Augmented images and labels of these rows of the training set."""
         ids = self.ids[rows]
         x = self.augmenter(self.dataset.images(ids).to(self.device, self.trainee.classifier.dtype), rows, epoch)
-        if self.device.type == "cuda":
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
         return x, torch.from_numpy(self.dataset.labels[ids]).to(self.device)
 
     def _rows(self, epoch: int) -> NDArray[np.int64]:
@@ -238,7 +244,7 @@ class _Training:
     def _add(self, terms: Terms) -> None:
         """Count a step's loss; refuse one that is no number, before any weight moves."""
         names = ["loss", *terms.parts]
-        values = torch.stack([terms.loss, *terms.parts.values()]).detach().double().tolist()
+        values = self.team.mean(torch.stack([terms.loss, *terms.parts.values()]).detach().double()).tolist()
         if not math.isfinite(values[0]):
             found = ", ".join(f"{name} {value:g}" for name, value in zip(names, values, strict=True))
             raise TrainingError(
@@ -252,48 +258,46 @@ class _Training:
         self.state.summed += 1
 
     def _end_epoch(self) -> None:
-        """Renew what the method goes by, average, validate, keep the weights if they are the best."""
+        """Average, validate, keep the weights if they are the best; renew what the method goes by."""
+        if self.team.leads:
+            self._judge()
+        if self.state.step < self.steps:
+            hardening, memory = self.spec.hardening, self.learner.memory
+            self.learner.memory = self.team.told_tensors(lambda: hardening.renew(self._ground(), memory))
+
+    def _judge(self) -> None:
         epoch = -(-self.state.step // self.per_epoch)
+        average = self.learner.average
         if self.spec.averaging == "swa" and self.state.step >= self.spec.swa_start * self.steps:
-            self.average.update(self.trainee.network, 1 / (self.average.count + 1))
-        candidate = self.trainee.snapshot(self.average.state or None)
+            average.update(self.trainee.network, 1 / (average.count + 1))
+        candidate = self.trainee.snapshot(average.state or None)
         validation = self._validate(candidate)
         best = Best(epoch=epoch, clean=validation.clean, robust=validation.robust)
-        if self.state.best.epoch == 0 or self._score(best) > self._score(self.state.best):
+        if self.state.best.epoch == 0 or score(best, self.spec.select) > score(self.state.best, self.spec.select):
             self._keep(candidate, best)
-        if self.state.step < self.steps:
-            self.memory = self.spec.hardening.renew(self._ground(), self.memory)
-
-    def _score(self, best: Best) -> tuple[int, ...]:
-        """By what weights are chosen: the larger one wins, the earlier one of equals."""
-        assert best.clean is not None
-        assert best.robust is not None
-        scores = {
-            "robust": (best.robust.hits, best.clean.hits),
-            "clean": (best.clean.hits, best.robust.hits),
-            "last": (best.epoch,),
-        }
-        return scores[self.spec.select]
 
     def _validate(self, candidate: Classifier) -> Validation:
         """Measure, and report it as a point of the curves."""
-        spec, ids = self.spec, self.validation_ids
+        spec, ids, validated = self.spec, self.validation_ids, self.plan.validated
         threat = spec.threat
         common: dict[str, Any] = {
-            "seed": derive_seed(spec.seed, "validation") % 2**31,
-            "batch_size": self.batch_size,
-            "on_progress": self._heard,
-        }
-        found = validate(candidate, self.dataset, ids, threat, steps=spec.validation_steps, **common)
+            "seed": derive_seed(spec.seed, "validation") % 2**31, "batch_size": self._at_once,
+        }  # fmt: skip
+        found = validate(
+            candidate, self.dataset, ids, threat, steps=spec.validation_steps,
+            on_progress=part_of(self._heard, 0, validated), **common,
+        )  # fmt: skip
         moved = Sensitivities([], Passes())
         if spec.sensitivity_samples:
             moved = sensitivities(
                 candidate, self.dataset, ids[: spec.sensitivity_samples], threat,
-                steps=spec.validation_steps, step_size=step_size(spec.validation_steps), **common,
+                steps=spec.validation_steps, step_size=step_size(spec.validation_steps),
+                on_progress=part_of(self._heard, validated, 1), **common,
             )  # fmt: skip
+        self._heard(1, "done")
         for passes in (found.passes, moved.passes):
             self.state.validation = self.state.validation.plus(*passes)
-        watched = spec.hardening.watched(self.memory)
+        watched = spec.hardening.watched(self.learner.memory)
         means = {
             layer.name: float(layer.sensitivity.mean())
             for layer in moved.layers
@@ -303,13 +307,10 @@ class _Training:
         return found
 
     def _heard(self, share: float, what: str) -> None:
-        """Progress of a validation, which is part of its epoch; it can be cancelled too."""
-        if self.stop():
+        """Progress of the pause between two epochs; it can be cancelled too."""
+        if self.listener.stop():
             raise _Cancelled
-        self.on_progress(self._share(), f"validation: {what}")
-
-    def _share(self) -> float:
-        return self.state.step / self.steps
+        self.listener.on_progress(self.plan.share(self.state.step, share), f"validation: {what}")
 
     def _point(self, **measured: Any) -> Point:
         """A point of the curves here, which takes up the losses since the last one."""
@@ -322,73 +323,43 @@ class _Training:
 
     def _report(self, point: Point) -> None:
         self.state.points.append(point)
-        self.on_point(point)
+        self.listener.on_point(point)
 
     def _out_of_patience(self) -> bool:
         epoch = self.state.step // self.per_epoch
         return self.spec.patience is not None and epoch - self.state.best.epoch >= self.spec.patience
 
+    @property
+    def _at_once(self) -> int:
+        """Images that one process has room for."""
+        return self.plan.batch // self.team.size
+
     def _ground(self) -> Ground:
         return Ground(
-            self.trainee, self.dataset, self.ids, self.spec.seed, self.batch_size,
-            self.state.step // self.per_epoch, lambda share, what: self._heard(share, what),
+            self.trainee, self.dataset, self.ids, self.spec.seed, self._at_once,
+            self.state.step // self.per_epoch, lambda share, what: self._heard(float(self.state.step > 0), what),
         )  # fmt: skip
 
     def _keep(self, candidate: Classifier, best: Best) -> None:
         """These weights are the best so far."""
         self.state.best = best
-        data = {"fingerprint": self.fingerprint, "best": best.model_dump(mode="json")}
-        checkpoint.save(self.folder / BEST, candidate.network.state_dict(), data)
-
-    def _checkpoint_is_due(self) -> bool:
-        wanted = max(self._interval, self._writing / CHECKPOINT_SHARE) if self._interval else 0.0
-        return time.monotonic() - self._saved >= wanted
+        self.checkpoints.keep(candidate, best)
 
     def _save(self) -> None:
         """Write the checkpoint."""
-        began = time.monotonic()
-        self.state.training, self.state.averaged = self.trainee.passes, self.average.count
-        self.state.seconds += began - self._began
-        parameters = self.trainee.parameters
-        momentum = {
-            name: self.optimizer.state[value]["momentum_buffer"]
-            for name, value in parameters.items()
-            if self.optimizer.state.get(value, {}).get("momentum_buffer") is not None
-        }
-        tensors = (
-            named("network", self.trainee.network.state_dict())
-            | named("momentum", momentum)
-            | named("average", self.average.state)
-            | named("memory", self.memory)
-        )
-        data = {"fingerprint": self.fingerprint, "state": self.state.model_dump(mode="json")}
-        checkpoint.save(self.folder / LAST, tensors, data)
-        self.on_checkpoint(self.state.step)
-        self._began = self._saved = time.monotonic()
-        self._writing = self._saved - began
+        if not self.team.leads:
+            return
+        self.checkpoints.save(self.learner)
+        self.listener.on_checkpoint(self.state.step)
 
     def _resumed(self) -> bool:
         """Whether there was a checkpoint to go on from."""
-        if not (self.folder / LAST).exists():
+        if not self.team.told(lambda: self.checkpoints.found):
             return False
-        tensors, data = checkpoint.read(self.folder / LAST, self.fingerprint)
-        self.state = _State.model_validate(data["state"])
-        # The weights that are kept may be newer than the checkpoint.
-        self.state.best = Best.model_validate(checkpoint.read(self.folder / BEST, self.fingerprint).data["best"])
-        self.trainee.network.load_state_dict(under("network", tensors))
-        self.trainee.passes = self.state.training
-        momentum, parameters = under("momentum", tensors), self.trainee.parameters
-        for name, value in momentum.items():
-            parameter = parameters[name]
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
-        self.average.load(self._on_device("average", tensors), self.state.averaged)
-        self.memory = self._on_device("memory", tensors)
+        self.checkpoints.resume(self.learner)
         for point in self.state.points:
-            self.on_point(point)
+            self.listener.on_point(point)
         return True
-
-    def _on_device(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device) for name, value in under(prefix, tensors).items()}
 
     def _result(self, stopped: Stopped) -> TrainingResult:
         state = self.state
@@ -402,7 +373,7 @@ class _Training:
             stopped=stopped,
             training=_counted(self.trainee.passes),
             validation=_counted(state.validation),
-            seconds=state.seconds + time.monotonic() - self._began,
+            seconds=state.seconds + self.checkpoints.seconds,
             training_samples=len(self.ids),
             validation_samples=len(self.validation_ids),
             parent_sha256=self.digests[0],
@@ -410,40 +381,13 @@ class _Training:
             versions=versions(),
             revision=revision(),
             device=device_name(self.device),
+            processes=self.team.size,
             flags=(
-                *self.spec.hardening.flags(self.start, self.memory),
+                *self.spec.hardening.flags(self.start, self.learner.memory),
                 *doubts(self.spec, state.points, state.best, stopped, self.start.num_classes),
             ),
         )
 
 
-def _split(spec: TrainingSpec, dataset: ImageDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids for validation and for training, both ascending; drawn by the seed."""
-    order = dataset.order(spec.seed)
-    count = spec.validation_count(len(dataset))
-    if len(dataset) - count < 2:
-        raise MismatchError(
-            f"The data set {dataset.name} has {len(dataset)} images, of which {count} are for validation: too few are left.",
-            "Add more training images.",
-        )
-    return np.sort(order[:count]), np.sort(order[count:])
-
-
-def _fingerprint(spec: TrainingSpec, device: torch.device, *digests: str) -> str:
-    """What a checkpoint must have been made for."""
-    parts = [spec.model_dump(mode="json"), device.type, *digests]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
 def _counted(passes: Passes) -> PassCount:
     return PassCount(forwards=round(passes.forwards), backwards=round(passes.backwards))
-
-
-def _reproducible(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """The same sums in the same order each time, on a GPU too."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    flags: contextlib.AbstractContextManager[None] = torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True
-    )
-    return flags

@@ -76,4 +76,5 @@ class TrainingResult(_Data):
     versions: dict[str, str]
     revision: str
     device: str
+    processes: int = 1
     flags: tuple[Flag, ...] = ()

@@ -21,7 +21,7 @@ FALLBACK_EPSILON = 8 / 255
 
 
 class TrainingSpec(BaseModel):
-    """What one training runs. Same spec, same model, same data, same device: same weights, interrupted or not."""
+    """What one training runs. Same spec, same model, same data, same devices: same weights, interrupted or not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -86,12 +86,24 @@ class TrainingSpec(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to compute; auto takes a GPU where there is one."
     )
+    processes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Processes that train together, each on a GPU of its own (or all on the CPU) with its share of every batch; "
+        "empty for one on every GPU that there is.",
+    )
     precision: Precision = Field("float32", description="bf16: convolutions and products in bfloat16 (autocast).")
 
     @model_validator(mode="after")
     def _options_fit(self) -> TrainingSpec:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov: expected a momentum greater than 0, got 0")
+        if self.processes is not None and (self.batch_size % self.processes or self.batch_size < 2 * self.processes):
+            raise ValueError(
+                f"processes: expected a number that shares batches of {self.batch_size} evenly, at least two images each, "
+                f"got {self.processes}"
+            )
         if self.patience is not None and self.select == "last":
             raise ValueError("patience: expected select = robust or clean, got last, for which no epoch is better")
         if self.from_scratch and self.batch_norm == "fixed":

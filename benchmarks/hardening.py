@@ -3,11 +3,10 @@
     python benchmarks/hardening.py --shared ../shared --results hardening.jsonl --write hardening.md
 
 For every seed a VGG-16 (CIFAR form) is trained plainly on CIFAR-10; every method then goes on from it with the same budget, one
-learning rate and one schedule, and keeps the weights of its best validation. The weight of the route penalties, which their
-paper does not give, is chosen on the validation images of the first seed, with a quarter of the budget. Test images are seen at
-the end alone: PGD with 50 steps on all of them, AutoAttack on the first ones. Every finished piece of work is a line of
-``--results``, and a run goes on from there; lines of other settings are left alone. Without ``--full`` the network has a quarter
-of its width.
+learning rate and one schedule, and keeps the weights of its best validation. Weights of penalties that the papers do not give
+are chosen on the validation images of the first seed, with a part of the budget. Test images are seen at the end
+alone: PGD with 50 steps on all of them, AutoAttack on the first ones. Every finished piece of work is a line of ``--results``,
+and a run goes on from there; lines of other settings are left alone. Without ``--full`` the network has a quarter of its width.
 """
 
 from __future__ import annotations
@@ -48,34 +47,47 @@ from auditor.training_spec import TrainingSpec
 
 EPSILON = 8 / 255
 VANILLA = "vanilla"
-LAMBDAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+ROUTE = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+MOVEMENT = (0.05, 0.5, 5.0)
 REFERENCE = "PAT"
 
 
 class Method(NamedTuple):
-    """A row of the study. ``tuned``: the parameter whose value is chosen on validation images. ``papers``: what they report."""
+    """A row of the study. ``paper``: what the papers report, clean / PGD.
+
+    ``tuned``: the parameter whose value is chosen among ``values`` on validation images, after ``share`` of the budget; ``like``:
+    the method whose choice is taken over.
+    """
 
     kind: str
-    values: Mapping[str, Any]
-    tuned: str = ""
+    settings: Mapping[str, Any]
     paper: str = ""
+    tuned: str = ""
+    values: Sequence[float] = ()
+    share: float = 0.25
+    like: str = ""
 
 
+FREE = {"freeze_below": False}
 METHODS: dict[str, Method] = {
-    "fine-tune only": Method("fine_tune", {}),
-    "PAT": Method("pat", {}, paper="000: 85.1 / 37.4"),
+    "PAT": Method("pat", {}, "000: 85.1 / 37.4"),
+    "SNS sen, all layers learn": Method("sns", {"variant": "sen", **FREE}, tuned="weights", values=MOVEMENT, share=0.5),
+    "SNS rand, all layers learn": Method(
+        "sns", {"variant": "rand", **FREE}, tuned="weights", like="SNS sen, all layers learn"
+    ),
     "PAT, layers of SNS only": Method("pat", {"train_from": "late"}),
-    "ALP": Method("alp", {}, paper="000: 84.4 / 36.5"),
-    "SNS sen": Method("sns", {"variant": "sen"}, paper="000: 86.0 / 39.6"),
-    "SNS dyn": Method("sns", {"variant": "dyn"}, paper="000: 85.8 / 39.4"),
-    "SNS all": Method("sns", {"variant": "all"}, paper="000: 85.2 / 37.9"),
-    "SNS rand": Method("sns", {"variant": "rand"}, paper="000: 83.5 / 35.5"),
+    "SNS sen": Method("sns", {"variant": "sen"}, "000: 86.0 / 39.6"),
+    "SNS dyn": Method("sns", {"variant": "dyn"}, "000: 85.8 / 39.4"),
+    "SNS all": Method("sns", {"variant": "all"}, "000: 85.2 / 37.9"),
+    "SNS rand": Method("sns", {"variant": "rand"}, "000: 83.5 / 35.5"),
+    "ALP": Method("alp", {}, "000: 84.4 / 36.5"),
     "TRADES": Method("trades", {}),
-    "Vanilla_g": Method("route_gradient", {}, tuned="penalty", paper="002: 92.6 / 7.5 (MI-FGSM)"),
-    "Vanilla_w": Method("route_weight", {}, tuned="penalty", paper="002: 91.9 / 5.5 (MI-FGSM)"),
-    "PAT_g": Method("route_gradient", {"base": "pat"}, tuned="penalty", paper="002: 84.9 / 48.4"),
-    "PAT_w": Method("route_weight", {"base": "pat"}, tuned="penalty", paper="002: 85.1 / 48.2"),
-    "sensitivity regulariser": Method("sensitivity_regulariser", {}, paper="001: 92.9 / 50.5"),
+    "PAT_g": Method("route_gradient", {"base": "pat"}, "002: 84.9 / 48.4", "penalty", ROUTE, share=0.5),
+    "PAT_w": Method("route_weight", {"base": "pat"}, "002: 85.1 / 48.2", "penalty", ROUTE, share=0.5),
+    "fine-tune only": Method("fine_tune", {}),
+    "sensitivity regulariser": Method("sensitivity_regulariser", {}, "001: 92.9 / 50.5"),
+    "Vanilla_w": Method("route_weight", {}, "002: 91.9 / 5.5 (MI-FGSM)", "penalty", ROUTE),
+    "Vanilla_g": Method("route_gradient", {}, "002: 92.6 / 7.5 (MI-FGSM)", "penalty", ROUTE),
 }
 
 
@@ -89,6 +101,7 @@ class Settings:
     images: int
     budget: float
     attack_steps: int
+    vanilla_batch: int
     batch: int
     learning_rate: float
     precision: str
@@ -162,23 +175,24 @@ def spec_of(task: Task, settings: Settings, classifier: Classifier) -> TrainingS
             common
             | {
                 "hardening": {"kind": "fine_tune"}, "from_scratch": True, "epochs": settings.vanilla_epochs, "learning_rate": 0.1,
-                "schedule": "one_cycle", "select": "clean", "validation_samples": 500, "validation_steps": 1,
-                "sensitivity_samples": 0,
+                "batch_size": settings.vanilla_batch, "schedule": "one_cycle", "select": "clean", "validation_samples": 500,
+                "validation_steps": 1, "sensitivity_samples": 0,
             }
         )  # fmt: skip
     method = METHODS[task.name]
     member = HARDENINGS.build(method.kind, {})
-    values = dict(method.values)
+    values = dict(method.settings)
     if values.get("train_from") == "late":
         values["train_from"] = late_convolutions(classifier)[0]
     values |= {"epsilon": EPSILON, "steps": settings.attack_steps} if "steps" in type(member).model_fields else {}
-    values |= {method.tuned: task.value} if task.value is not None else {}
+    tuned = (task.value,) if method.tuned == "weights" else task.value
+    values |= {method.tuned: tuned} if task.value is not None else {}
     tuning = not task.judged
     return TrainingSpec.load(
         common
         | {
             "hardening": {"kind": method.kind, **values}, "budget": settings.budget * task.share,
-            "learning_rate": settings.learning_rate, "validation_samples": 500 if tuning else 250,
+            "learning_rate": settings.learning_rate, "schedule": "one_cycle", "validation_samples": 250,
             "validation_steps": 20 if tuning else settings.attack_steps, "sensitivity_samples": 0 if tuning else 64,
         }
     )  # fmt: skip
@@ -263,15 +277,23 @@ class Results:
             file.write(json.dumps(line) + "\n")
         self.lines[line["key"]] = line
 
+    def tried(self, name: str) -> list[dict[str, Any]]:
+        """The runs that choose a method's tuned parameter, by its value."""
+        name = METHODS[name].like or name if name in METHODS else name
+        found = [line for line in self.lines.values() if line["name"] == name and line["share"] != 1]
+        return sorted(found, key=lambda line: float(line["value"]))
+
     def chosen(self, name: str) -> float | None:
-        """The value of a method's tuned parameter: among those whose robust validation accuracy cannot be told from the best one
-        (their interval reaches it), the one with the best clean accuracy; the smaller value of equals."""
-        tried = [line for line in self.lines.values() if line["name"] == name and line["share"] != 1]
+        """The value of a method's tuned parameter: among those that keep half of the best clean validation accuracy, and whose
+        robust one cannot be told from the best (their interval reaches it), the best clean one; the smaller value of equals."""
+        tried = self.tried(name)
         if not tried:
             return None
-        best = max(line["best"]["robust"]["value"] for line in tried)
-        among = [line for line in tried if line["best"]["robust"]["high"] >= best]
-        return float(max(among, key=lambda line: (line["best"]["clean"]["hits"], -line["value"]))["value"])
+        clean = max(line["best"]["clean"]["value"] for line in tried)
+        sound = [line for line in tried if line["best"]["clean"]["value"] >= clean / 2]
+        best = max(line["best"]["robust"]["value"] for line in sound)
+        among = [line for line in sound if line["best"]["robust"]["high"] >= best]
+        return float(max(among, key=lambda line: line["best"]["clean"]["hits"])["value"])
 
     def of(self, name: str) -> list[dict[str, Any]]:
         """The judged runs of a method, by seed."""
@@ -345,18 +367,15 @@ def percent(values: NDArray[np.float64], *, sign: bool = False) -> str:
 
 
 def tuning(results: Results) -> Iterator[str]:
-    """How the route penalties' weights were chosen."""
+    """How tuned parameters were chosen."""
     for name, method in METHODS.items():
-        tried = sorted(
-            (line for line in results.lines.values() if line["name"] == name and line["share"] != 1),
-            key=lambda line: line["value"],
-        )
-        if method.tuned and tried:
+        tried = results.tried(name)
+        if method.values and tried:
             shown = ", ".join(
                 f"{line['value']:g}: {100 * line['best']['clean']['value']:.1f} / {100 * line['best']['robust']['value']:.1f}"
                 for line in tried
             )
-            yield f"* {name}: {shown}; chosen {results.chosen(name):g}"
+            yield f"* {name} (after {method.share:g} of the budget): {shown}; chosen {results.chosen(name):g}"
 
 
 def page(results: Results, machine: str) -> str:
@@ -366,13 +385,13 @@ def page(results: Results, machine: str) -> str:
         f"Machine: {machine}. VGG-16 (CIFAR form, batch normalisation) at {s.width:g} of its width, CIFAR-10. Vanilla: "
         f"{s.vanilla_epochs} epochs on {s.vanilla_images} images, one-cycle, from new weights. Every method: from vanilla, on "
         f"{s.images} images, {s.budget:g} forward passes per image in all (a backward pass counts as two), SGD "
-        f"{s.learning_rate:g} to a tenth at two thirds, batches of {s.batch}, {s.precision}; attacks of the training: L∞ 8/255, "
+        f"with momentum, one cycle up to {s.learning_rate:g}, batches of {s.batch}, {s.precision}; training attacks: L∞ 8/255, "
         f"{s.attack_steps} steps; the kept epoch is that of the best robust validation. Test: PGD-50 on {s.test} images, "
         f"AutoAttack (standard) on {s.autoattack}, both in float32, L∞ 8/255. Means over the seeds in percent, with Student's "
         "95 % interval from three seeds on; PGD-50 against PAT in points, seed by seed. Sensitivity: mean of the last six "
         "convolutions."
     )
-    grid = "Weights of the route penalties, clean / PGD-20 accuracy on 500 validation images after a quarter of the budget:"
+    grid = "How λ was chosen: clean / PGD-20 accuracy on 250 validation images of the first seed."
     return "\n".join([about, "", table(results), "", grid, "", *tuning(results), ""])
 
 
@@ -391,8 +410,8 @@ def main() -> None:
     parser.add_argument("--vanilla-epochs", type=int, default=10)
     parser.add_argument("--vanilla-images", type=int, default=40_000)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--budget", type=float, default=63.0, help="forward passes per image")
-    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--budget", type=float, default=42.0, help="forward passes per image")
+    parser.add_argument("--test", type=int, default=500)
     parser.add_argument("--autoattack", type=int, default=64)
     arguments = parser.parse_args()
     settings = Settings(
@@ -402,8 +421,9 @@ def main() -> None:
         images=arguments.vanilla_images if arguments.full else arguments.images,
         budget=arguments.budget,
         attack_steps=10 if arguments.full else 5,
-        batch=128 if arguments.full else 64,
-        learning_rate=0.01,
+        vanilla_batch=128 if arguments.full else 64,
+        batch=128 if arguments.full else 32,
+        learning_rate=0.1 if arguments.full else 0.05,
         precision="bf16",
         test=arguments.test,
         autoattack=arguments.autoattack,
@@ -412,9 +432,11 @@ def main() -> None:
     place = Place(arguments.shared, arguments.folder or arguments.results.with_suffix(".files"))
     seeds = range(arguments.seeds)
     run([Task(VANILLA, seed) for seed in seeds], results, place, arguments.processes)
-    tuned = [name for name in arguments.methods if METHODS[name].tuned]
-    grid = [Task(name, 0, value, share=0.25, judged=False) for name in tuned for value in LAMBDAS]
-    run(grid, results, place, arguments.processes)
+    grid = {METHODS[name].like or name: METHODS[METHODS[name].like or name] for name in arguments.methods}
+    run(
+        [Task(name, 0, value, method.share, judged=False) for name, method in grid.items() for value in method.values],
+        results, place, arguments.processes,
+    )  # fmt: skip
     run(
         [Task(name, seed, results.chosen(name)) for seed in seeds for name in arguments.methods],
         results, place, arguments.processes,

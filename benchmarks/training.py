@@ -2,10 +2,11 @@
 
     python benchmarks/training.py --write docs/benchmarks-training.md
 
-After every step of the training the same passes are made by plain PyTorch on a copy of the network, so that a busy machine slows
-down both sides alike: as many attack steps (forward, and backward to the image, in eval mode), forward passes, and forward and
-backward passes in training mode as the method counts. What is beyond is the loop's: batches, augmentation, the loss, the watching
-of layers, the optimiser, checkpoints. The ratio is the median over the steps of an epoch. Weights and images are random.
+After every step of the training the same passes are made by plain PyTorch on a copy of the network, channels-last as there, so
+that a busy machine slows down both sides alike: as many attack steps (forward, and backward to the image, in eval mode),
+forward passes, and forward and backward passes in training mode as the method counts. What is beyond is the loop's: batches,
+augmentation, the loss, the watching of layers, the optimiser, checkpoints. The ratio is the median over the steps of an epoch.
+Weights and images are random.
 """
 
 from __future__ import annotations
@@ -61,14 +62,15 @@ class PlainPasses:
 
     def __init__(self, method: Hardening, classifier: Classifier, batch: int) -> None:
         self.counts = Counts.of(method)
-        self.network = method.extended(classifier).requires_grad_(True)
+        self.network = method.extended(classifier).requires_grad_(True).to(memory_format=torch.channels_last)
         first = method.first_layer(classifier)
         self.still = [self.network.get_submodule(name) for name in (before(classifier, first) if first else ())]
         for module in self.still:
             module.requires_grad_(False)
         self.convolutions = [module for module in self.network.modules() if isinstance(module, nn.Conv2d)]
         generator = torch.Generator().manual_seed(1)
-        self.x = torch.rand(batch, *SHAPE, generator=generator).to(classifier.device)
+        x = torch.rand(batch, *SHAPE, generator=generator).to(classifier.device)
+        self.x = x.contiguous(memory_format=torch.channels_last)
         self.y = torch.randint(0, 10, (batch,), generator=generator).to(classifier.device)
 
     def __call__(self) -> None:

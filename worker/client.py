@@ -8,18 +8,19 @@ from auditor.hardening import HARDENINGS
 from auditor.learning.plan import training_cost
 from auditor.training_result import Point, TrainingResult
 from auditor.training_spec import TrainingSpec
+from worker.defense_service import DefenseService, EvaluationView
+from worker.defenses import DefenseView
 from worker.job import JOBS
 from worker.lineage import Relative
 from worker.loading import architecture_of
 from worker.models import ModelRow
 from worker.registry import usable
-from worker.service import Service
 from worker.views import Estimate, JobView, check_fit
 
-__all__ = ["Client", "Estimate", "JobView"]
+__all__ = ["Client", "DefenseView", "Estimate", "EvaluationView", "JobView"]
 
 
-class Client(Service):
+class Client(DefenseService):
     """The service with trainings: queueing them, what came of them, and the models that they made."""
 
     def harden(self, model: str, dataset: str, spec: TrainingSpec, name: str = "") -> str:

@@ -13,13 +13,15 @@ from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.progress import OnProgress
 from worker.blobs import BlobStore
+from worker.defenses import NewDefense
 from worker.lineage import Child
 from worker.loading import load_classifier, load_dataset
 from worker.registry import Registry
 
 
 class Output(NamedTuple):
-    """What a job made: the bytes of its result, a few numbers for lists, the files of ``Context.folder`` to keep, and a model.
+    """What a job made: the bytes of its result, a few numbers for lists, the files of ``Context.folder`` to keep, and a model or
+    a prepared defense.
 
     ``state``: "cancelled" or "failed" where the job was stopped, or broke, and yet leaves a result; ``error`` and ``hint`` then
     say why.
@@ -29,6 +31,7 @@ class Output(NamedTuple):
     summary: dict[str, Any]
     files: tuple[Path, ...] = ()
     child: Child | None = None
+    defense: NewDefense | None = None
     state: Literal["succeeded", "cancelled", "failed"] = "succeeded"
     error: str = ""
     hint: str = ""
@@ -86,6 +89,11 @@ class Job(Capability):
     def queue(self) -> str:
         """Which workers may take it: "cpu" (all of them) or "gpu"."""
         return "cpu"
+
+    @property
+    def evaluates(self) -> str | None:
+        """The id of the stored defense that it evaluates, if it does."""
+        return None
 
     @abstractmethod
     def run(self, context: Context) -> Output:

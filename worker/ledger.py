@@ -10,9 +10,11 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import ColumnElement, and_, case, delete, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from auditor.errors import NotFoundError
 from worker.db import Database
+from worker.defenses import NewDefense, add_defense
 from worker.lineage import Child, add_child
-from worker.models import JobRow, PointRow, ResultFileRow, ResultRow
+from worker.models import DefenseJobRow, JobRow, PointRow, ResultFileRow, ResultRow
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -21,7 +23,7 @@ ENDED = frozenset({"succeeded", "failed", "cancelled"})
 LOST = "The worker was lost while it ran the job"
 
 NAME_TRIES = 5
-"""How often the name of a new model is chosen anew when another job takes it in the same moment."""
+"""How often the name of a new model or defense is chosen anew when another job takes it in the same moment."""
 
 
 class Claim(NamedTuple):
@@ -69,8 +71,11 @@ class Ledger:
         max_attempts: int,
         time_limit: float,
         grace: float = 0.0,
+        defense_id: str | None = None,
     ) -> str:
-        """A new queued job; it is committed when this returns, so its id may be published."""
+        """A new queued job; it is committed when this returns, so its id may be published. ``defense_id``: what it evaluates;
+        raises NotFoundError when that is gone.
+        """
         job_id = uuid.uuid4().hex
         with self.database.write() as session:
             session.execute(
@@ -80,6 +85,11 @@ class Ledger:
                     fruitless=0, reached=0, resumed=0.0, grace=grace, fence=0, cancel=False, share=0.0, step="",
                 )
             )  # fmt: skip
+            if defense_id is not None:
+                try:
+                    session.execute(insert(DefenseJobRow).values(job_id=job_id, defense_id=defense_id))
+                except IntegrityError:
+                    raise NotFoundError("The defense was deleted meanwhile.", "Prepare it again.") from None
         return job_id
 
     def published(self, job_id: str) -> None:
@@ -162,14 +172,15 @@ class Ledger:
         files: Mapping[str, str] = MappingProxyType({}),
         *,
         child: Child | None = None,
+        defense: NewDefense | None = None,
         state: State = "succeeded",
         message: str | None = None,
         hint: str | None = None,
     ) -> bool:
         """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours.
 
-        ``files``: further blobs by name. ``child``: a model that the job made. ``state``: "cancelled" or "failed" for a job
-        that leaves a result although it was stopped, or broke; ``message`` and ``hint`` then say why.
+        ``files``: further blobs by name. ``child``, ``defense``: a model or a defense that the job made. ``state``: "cancelled"
+        or "failed" for a job that leaves a result although it was stopped, or broke; ``message`` and ``hint`` then say why.
         """
         end = {"state": state, "error": message, "hint": hint, "finished": self.database.now(), "lease_until": None}
         done = {"share": 1.0, "step": "done"} if state == "succeeded" else {}
@@ -187,9 +198,11 @@ class Ledger:
                         session.execute(insert(ResultFileRow), rows)
                     if child is not None:
                         add_child(session, child, claim.job_id, now)
+                    if defense is not None:
+                        add_defense(session, defense, claim.job_id, now)
                 return True
             except IntegrityError:
-                if child is None or attempt == NAME_TRIES - 1:
+                if (child is None and defense is None) or attempt == NAME_TRIES - 1:
                     raise
         return False
 

@@ -6,7 +6,7 @@ import uuid
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, insert, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from worker.db import Database
 from worker.models import DatasetRow, JobRow, ModelRow, OriginRow
@@ -33,16 +33,16 @@ def add_child(session: Session, child: Child, job_id: str, now: ColumnElement[fl
     model_id = uuid.uuid4().hex
     values = child._asdict()
     parent_id = values.pop("parent_id")
-    values["name"] = _free_name(session, child.name)
+    values["name"] = free_name(session, ModelRow.name, child.name)
     session.execute(insert(ModelRow).values(id=model_id, created=now, **values))
     session.execute(insert(OriginRow).values(model_id=model_id, parent_id=parent_id, job_id=job_id))
     return model_id
 
 
-def _free_name(session: Session, wanted: str) -> str:
-    """``wanted``, or ``wanted (2)``, ``wanted (3)``, ..."""
+def free_name(session: Session, column: InstrumentedAttribute[str], wanted: str) -> str:
+    """``wanted``, or ``wanted (2)``, ``wanted (3)``, ..., that no row has in this column."""
     wanted = wanted[: NAME_LENGTH - 8]
-    taken = set(session.scalars(select(ModelRow.name).where(ModelRow.name.startswith(wanted, autoescape=True))))
+    taken = set(session.scalars(select(column).where(column.startswith(wanted, autoescape=True))))
     number, name = 1, wanted
     while name in taken:
         number += 1

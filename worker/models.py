@@ -56,6 +56,34 @@ class DatasetRow(Base):
     manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class DefenseRow(Base):
+    """A prepared defense, or several in a row, as a blob: for which model, and how it was fitted (``spec``).
+
+    ``dataset_id``, ``job_id``: what it was fitted on, and by which job; empty where it learns nothing. A job makes at most one.
+    """
+
+    __tablename__ = "defense"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    created: Mapped[float] = mapped_column(Float(53))
+    model_id: Mapped[str] = mapped_column(ForeignKey("model.id"), index=True)
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("dataset.id"))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"), unique=True)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    content: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class DefenseJobRow(Base):
+    """Which stored defense a job evaluates."""
+
+    __tablename__ = "defense_job"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    defense_id: Mapped[str] = mapped_column(ForeignKey("defense.id"), index=True)
+
+
 class JobRow(Base):
     """One job and everything about its life; this row is the truth, the broker only carries its id.
 

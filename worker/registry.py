@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import delete, func, or_, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from auditor.errors import MismatchError, NotFoundError, SpecError
 from worker.db import Database
 from worker.lineage import NAME_LENGTH
-from worker.models import DatasetRow, JobRow, ModelRow, OriginRow, ResultFileRow, ResultRow
+from worker.models import DatasetRow, DefenseRow, JobRow, ModelRow, OriginRow, ResultFileRow, ResultRow
 
 Row = TypeVar("Row", ModelRow, DatasetRow)
+Named = TypeVar("Named", ModelRow, DatasetRow, DefenseRow)
 
 
 class Registry:
@@ -46,7 +48,8 @@ class Registry:
         return self._one(DatasetRow, key, "data set")
 
     def remove(self, row: ModelRow | DatasetRow) -> None:
-        """Forget a model or data set. Raises MismatchError while a job or a child names it; its file is swept later."""
+        """Forget a model or data set. Raises MismatchError while a job, a child or a defense names it; its file is swept
+        later."""
         table = type(row)
         column = JobRow.model_id if table is ModelRow else JobRow.dataset_id
         with self.database.write() as session:
@@ -57,6 +60,13 @@ class Registry:
                     f"{row.name} is the parent of {', '.join(children[:3])}{' and others' * (len(children) > 3)} and stays.",
                     "Remove the models that were trained from it first.",
                 )
+            if table is ModelRow:
+                defenses = session.scalars(select(DefenseRow.name).where(DefenseRow.model_id == row.id)).all()
+                if defenses:
+                    raise MismatchError(
+                        f"{row.name} has the defenses {', '.join(defenses[:3])}{' and others' * (len(defenses) > 3)} and stays.",
+                        "Remove these first, with `auditor defend delete`.",
+                    )
             used = session.scalar(select(func.count()).select_from(JobRow).where(column == row.id))
             if used:
                 raise MismatchError(f"{row.name} is used by {used} job(s) and stays.", "Their results name it.")
@@ -66,7 +76,13 @@ class Registry:
     def referenced_blobs(self) -> set[str]:
         """The SHA-256 of every file that some row names."""
         with self.database.read() as session:
-            columns = (ModelRow.weights, DatasetRow.content, ResultRow.content, ResultFileRow.content)
+            columns = (
+                ModelRow.weights,
+                DatasetRow.content,
+                DefenseRow.content,
+                ResultRow.content,
+                ResultFileRow.content,
+            )
             return {sha256 for column in columns for sha256 in session.scalars(select(column))}
 
     def _add(self, row: Row) -> Row:
@@ -83,14 +99,20 @@ class Registry:
             return session.scalars(select(table).order_by(table.created.desc())).all()
 
     def _one(self, table: type[Row], key: str, noun: str) -> Row:
-        starts = table.id.startswith(key.lower(), autoescape=True) if len(key) >= 4 else table.id == key
         with self.database.read() as session:
-            found = session.scalars(select(table).where(or_(table.name == key, starts))).all()
-        named = [row for row in found if key in (row.name, row.id)] or found
-        if len(named) != 1:
-            problem = f"There is no {noun} {key!r}." if not named else f"{key!r} fits {len(named)} {noun}s."
-            raise NotFoundError(problem, f"List them with `auditor {noun.replace(' ', '')}s list`.")
-        return named[0]
+            return named(session, table, key, noun, f"auditor {noun.replace(' ', '')}s list")
+
+
+def named(session: Session, table: type[Named], key: str, noun: str, command: str) -> Named:
+    """The row with this id, name, or unambiguous beginning of the id. Raises NotFoundError, which names the ``command`` that
+    lists them."""
+    starts = table.id.startswith(key.lower(), autoescape=True) if len(key) >= 4 else table.id == key
+    found = session.scalars(select(table).where(or_(table.name == key, starts))).all()
+    exact = [row for row in found if key in (row.name, row.id)] or found
+    if len(exact) != 1:
+        problem = f"There is no {noun} {key!r}." if not exact else f"{key!r} fits {len(exact)} {noun}s."
+        raise NotFoundError(problem, f"List them with `{command}`.")
+    return exact[0]
 
 
 def usable(name: str) -> str:

@@ -64,7 +64,7 @@ def _run(job_id: str, fence: int) -> int:
             files = {file.name: blobs.take(file) for file in made.files}
             written = ledger.succeed(
                 claim, blobs.put(made.content), made.summary, files,
-                child=made.child, state=made.state, message=made.error or None, hint=made.hint or None,
+                child=made.child, defense=made.defense, state=made.state, message=made.error or None, hint=made.hint or None,
             )  # fmt: skip
         log.info(made.state if written else "finished, but the job was no longer ours")
     except Stopped:

@@ -125,10 +125,10 @@ class Service:
     def dataset(self, key: str) -> DatasetRow:
         return self.registry.dataset(key)
 
-    def preview(self, dataset: str, count: int = 8) -> list[Image]:
-        """The first images of a data set, as pictures with their class."""
+    def preview(self, dataset: str, count: int = 8, start: int = 0) -> list[Image]:
+        """Images of a data set from the one at ``start`` on, as pictures with their class."""
         data = load_dataset(self.dataset(dataset), self.blobs)
-        ids = range(min(count, len(data)))
+        ids = range(start, min(start + count, len(data)))
         names = data.class_names or [f"class {index}" for index in range(data.num_classes)]
         labels = [names[data.labels[sample]] for sample in ids]
         return [
@@ -192,6 +192,7 @@ class Service:
             max_attempts=self.settings.max_attempts,
             time_limit=self.settings.job_seconds,
             grace=job.grace,
+            defense_id=job.evaluates,
         )
         self._publish(job_id, job.queue)
         return job_id

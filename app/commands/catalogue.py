@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 class CatalogueCommand(TyperCommand):
     """A command whose help ends with presets and the members of some catalogues (``module:NAME``) and the fields
-    of a model that are set by name; all read when help is wanted."""
+    of a model that are set by name, but for those of ``not_by_name``; all read when help is wanted."""
 
     catalogues: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[str] = ""
     fields: ClassVar[str] = ""
+    not_by_name: ClassVar[tuple[str, ...]] = ()
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         if self.presets:
@@ -32,7 +33,11 @@ class CatalogueCommand(TyperCommand):
             with formatter.section("Settings (--set name=value)"):
                 named = _load(self.fields).model_fields.items()
                 formatter.write_dl(
-                    [(name, f"[{_default(field)}] {field.description}") for name, field in named if name != "hardening"]
+                    [
+                        (name, f"[{_default(field)}] {field.description}")
+                        for name, field in named
+                        if name not in self.not_by_name
+                    ]
                 )
         super().format_epilog(ctx, formatter)
 

@@ -22,6 +22,7 @@ app = typer.Typer(no_args_is_help=True)
 class _RunCommand(CatalogueCommand):
     catalogues = ("auditor.hardening:HARDENINGS",)
     fields = "auditor.training_spec:TrainingSpec"
+    not_by_name = ("hardening",)
 
 
 @app.command(cls=_RunCommand)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import forms, lineage, render
 from app.commands.show import duration, when
-from app.state import client, parameter
+from app.state import choose_row, client, parameter
 from app.text import plain
 from auditor.audit_spec import AuditSpec
 from auditor.errors import AuditorError
@@ -19,16 +19,6 @@ from worker.models import ModelRow
 from worker.views import JobView
 
 FIRST = ("epochs", "learning_rate", "batch_size")  # settings that stand before the others
-
-
-def choose(label: str, rows: list[Any], name: str, help: str) -> str | None:
-    """A model or a data set by name; its id may stand in the page's address."""
-    names = {row.id: row.name for row in rows}
-    ids = list(names)
-    index = ids.index(parameter(name)) if parameter(name) in ids else (0 if len(ids) == 1 else None)
-    return st.selectbox(
-        label, ids, index=index, format_func=names.__getitem__, key=f"harden-{name}", placeholder="Choose", help=help
-    )
 
 
 def method() -> Any:
@@ -67,10 +57,11 @@ def add() -> None:
     models, datasets = list(client().models()), list(client().datasets())
     first, second = st.columns(2)
     with first:
-        model = choose("Model", models, "model", "The parent: training goes on from its weights. It stays as it is.")
+        told = "The parent: training goes on from its weights. It stays as it is."
+        model = choose_row("Model", models, "model", "harden", told)
     with second:
         told = "Images to train on. A part is kept back to choose the weights; audit on another data set."
-        dataset = choose("Training images", datasets, "dataset", told)
+        dataset = choose_row("Training images", datasets, "dataset", "harden", told)
     try:
         wanted = training()
         name = st.text_input(

@@ -1,6 +1,6 @@
 """Jobs: live progress, time left, cancel, and why a job failed or waits."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -17,6 +17,20 @@ MARKS: dict[str, Colour] = {
     "failed": "red",
     "cancelled": "orange",
 }
+
+
+DEFEND = {"fit-defense": "Open the defense", "evaluate-defense": "Open the evaluation", "play": "Open the playground"}
+"""What the jobs of the Defend page link to."""
+
+
+def defend_address(job: JobView) -> dict[str, str]:
+    """Where the Defend page shows what this job is about."""
+    if job.kind == "fit-defense":
+        return {"job": job.id}
+    request: Any = client().request(job.id)
+    if job.kind == "play":
+        return {"defense": request.defense_id, "show": "Playground"}
+    return {"defense": request.defense_id, "evaluation": job.id}
 
 
 def card(job: JobView, *, opened: bool) -> None:
@@ -46,6 +60,9 @@ def card(job: JobView, *, opened: bool) -> None:
         if job.kind == "harden":
             place = buttons[0] if job.ended else buttons[1]
             place.page_link("views/harden.py", label="Open the training", query_params={"job": job.id})
+        if job.kind in DEFEND:
+            place = buttons[0] if job.ended else buttons[1]
+            place.page_link("views/defend.py", label=DEFEND[job.kind], query_params=defend_address(job))
         if opened:
             st.caption(f"attempts: {job.attempts}, time so far: {duration(job.seconds)}")
 

@@ -20,6 +20,7 @@ from auditor.defending.table import Distances, Knowledge, RobustRow
 from auditor.evaluation import run_attack
 from auditor.harness.outcome import Finished
 from auditor.metrics import Rate
+from auditor.progress import OnProgress, no_progress
 from auditor.threat import ThreatModel
 
 SLACK = 1e-4
@@ -47,6 +48,7 @@ class Bench:
     threat: ThreatModel
     seed: int
     batch_size: int
+    on_progress: OnProgress = no_progress
     x: Tensor = field(init=False)
     labels: Tensor = field(init=False)
 
@@ -103,6 +105,7 @@ class Bench:
         outcome = run_attack(
             target, attack, self.threat, dataset, ids, Misclassification(labels.to(target.device)),
             seed=self.seed, batch_size=self.batch_size, on_finished=keep,
+            on_progress=self.on_progress,
         )  # fmt: skip
         distance = outcome.distance if start is None else self.distance(x_adv, positions)
         return Found(positions, x_adv, distance, outcome.fooled, np.isfinite(outcome.closest), outcome.seconds)

@@ -1,9 +1,10 @@
-"""What a defense learnt, as one file with its hash and its lineage."""
+"""What a defense, or several in a row, learnt, as one file with its hash and its lineage."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,14 @@ from auditor.dataset import ImageDataset
 from auditor.defense import DEFENSES, Defense, State
 from auditor.errors import IntakeError
 
-FORMAT = "neuron-auditor.defense.1"
+FORMAT = "neuron-auditor.defense.2"
 
 
 class Lineage(BaseModel):
-    """What a defense was fitted on. ``weights``: hash of the network's tensors; ``samples``: hash of the ids, in order."""
+    """What a defense was fitted on. ``weights``: hash of the network's tensors; ``samples``: hash of the ids, in order.
+
+    Without a data set, for defenses that learn nothing, those entries are empty and ``count`` is 0.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,11 +40,13 @@ class Lineage(BaseModel):
     seed: int
 
     @classmethod
-    def of(cls, classifier: Classifier, dataset: ImageDataset, ids: NDArray[np.int64], *, seed: int) -> Lineage:
+    def of(cls, classifier: Classifier, dataset: ImageDataset | None, ids: NDArray[np.int64], *, seed: int) -> Lineage:
+        samples = hashlib.sha256(np.asarray(ids, "<i8").tobytes()).hexdigest()
         return cls(
-            classifier=classifier.name, weights=weights_hash(classifier), dataset=dataset.name,
-            dataset_sha256=dataset.sha256, samples=hashlib.sha256(np.asarray(ids, "<i8").tobytes()).hexdigest(),
-            count=len(ids), seed=seed,
+            classifier=classifier.name, weights=weights_hash(classifier),
+            dataset=dataset.name if dataset is not None else "",
+            dataset_sha256=dataset.sha256 if dataset is not None else "",
+            samples=samples if dataset is not None else "", count=len(ids), seed=seed,
         )  # fmt: skip
 
 
@@ -53,29 +59,36 @@ def weights_hash(classifier: Classifier) -> str:
     return digest.hexdigest()
 
 
-class StoredState(NamedTuple):
-    """A file read back. ``sha256``: of its bytes."""
+class StoredStack(NamedTuple):
+    """A file read back: defenses in the order in which an image passes them, and what each learnt. ``sha256``: of its bytes."""
 
-    defense: Defense
-    state: State
+    defenses: tuple[Defense, ...]
+    states: tuple[State, ...]
     lineage: Lineage
     sha256: str
 
 
-def write_state(path: Path, defense: Defense, state: State, lineage: Lineage) -> str:
+def write_stack(path: Path, defenses: Sequence[Defense], states: Sequence[State], lineage: Lineage) -> str:
     """Write one safetensors file; returns the hash of its bytes. The same fit gives the same bytes."""
-    described = {"kind": defense.kind, "settings": defense.settings(), "facts": state.facts}
-    about = {"format": FORMAT, "defense": described, "lineage": lineage.model_dump(mode="json")}
+    described = [
+        {"kind": defense.kind, "settings": defense.settings(), "facts": state.facts}
+        for defense, state in zip(defenses, states, strict=True)
+    ]
+    about = {"format": FORMAT, "defenses": described, "lineage": lineage.model_dump(mode="json")}
     # One entry: safetensors writes several in any order, and the bytes name the file.
     metadata = {"about": json.dumps(about, sort_keys=True)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+    tensors = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, state in enumerate(states)
+        for name, value in state.tensors.items()
+    }
     content = save(tensors, metadata=metadata)
     path.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
-def read_state(path: Path) -> StoredState:
-    """A file of ``write_state``. Raises IntakeError when it is none, SpecError when the defense is no longer installed."""
+def read_stack(path: Path) -> StoredStack:
+    """A file of ``write_stack``. Raises IntakeError when it is none, SpecError when a defense is no longer installed."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
@@ -83,10 +96,14 @@ def read_state(path: Path) -> StoredState:
                 raise ValueError("another format")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         lineage = Lineage.model_validate(about["lineage"])
-        kind, settings, facts = (about["defense"][key] for key in ("kind", "settings", "facts"))
+        described = [(item["kind"], item["settings"], item["facts"]) for item in about["defenses"]]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise IntakeError(
             f"{path.name} is not a stored defense ({type(error).__name__}).", "Fit the defense anew."
         ) from None
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return StoredState(DEFENSES.build(kind, settings), State(tensors, facts), lineage, digest)
+    states = tuple(
+        State({name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{index}.")}, facts)
+        for index, (_, _, facts) in enumerate(described)
+    )
+    defenses = tuple(DEFENSES.build(kind, settings) for kind, settings, _ in described)
+    return StoredStack(defenses, states, lineage, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -6,13 +6,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from auditor.dataset import ImageDataset
 from auditor.defended import DefendedClassifier, View
+from auditor.defending.comparing import EVERY_ATTACK, SampleTest
 from auditor.defending.table import RobustRow, StaticRow
+from auditor.defense import Defense
 from auditor.flag import Flag
 from auditor.preflight import no_gradient
 
 CLEARLY = 0.02
 """Difference of two accuracies from which it is worth a doubt."""
+
+LEVEL = 0.05
+"""Adjusted p below which a difference from a control counts."""
 
 
 def doubts(
@@ -20,6 +26,39 @@ def doubts(
 ) -> tuple[Flag, ...]:
     """Every doubt, as data. ``images``: some clean ones on the model's device."""
     return (*_gradients(model, images), *_draws(model), *_order(robust), *_gap(robust, static))
+
+
+def seen_before(known: int, samples: int, dataset: ImageDataset) -> tuple[Flag, ...]:
+    """Was the defense fitted on images that it is evaluated on? ``known``: on how many of the ``samples``."""
+    if not known:
+        return ()
+    return (
+        Flag(
+            name="evaluated on fitted images",
+            severity="warning",
+            message=f"The defense was fitted on images of this very data set, {dataset.name}, that it is evaluated on.",
+            evidence=f"{known} of {samples} images",
+            remedy="Its numbers here say little of new images: evaluate it on another data set, or draw unseen images only.",
+        ),
+    )
+
+
+def no_better(defenses: Sequence[Defense], tests: Sequence[SampleTest]) -> tuple[Flag, ...]:
+    """Controls under which as many samples hold, as far as can be told."""
+    if all(defense.control for defense in defenses):
+        return ()
+    return tuple(
+        Flag(
+            name="no better than a control",
+            severity="warning",
+            message=f"{test.other} holds under attack as well as the defense does.",
+            evidence=f"difference under {test.attack} {100 * test.difference:+.1f} points [{100 * test.low:.1f}, "
+            f"{100 * test.high:.1f}], p {test.adjusted:.2g} (McNemar, Holm), {test.n} images",
+            remedy="What the defense knows of the network and the image adds nothing here that can be told from chance.",
+        )
+        for test in tests
+        if test.attack == EVERY_ATTACK and (test.difference <= 0 or test.adjusted >= LEVEL)
+    )
 
 
 def _gradients(model: DefendedClassifier, images: Tensor) -> tuple[Flag, ...]:

@@ -20,6 +20,24 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 """The checkpoint from which a training goes on, and the weights that it keeps."""
 
 
+MEETING = ".meeting-*.tmp"
+"""The file in which the processes of one training find each other; each training has one of its own."""
+
+
+class Place(NamedTuple):
+    """Where a training computes, as far as its bits depend on that: sums end in other bits on another kind of device, and in
+    another number of processes."""
+
+    device: str
+    processes: int = 1
+
+    def __str__(self) -> str:
+        unit = "GPU" if self.device == "cuda" else self.device.upper()
+        if self.processes == 1:
+            return f"on a {unit}"
+        return f"on {self.processes} GPUs" if self.device == "cuda" else f"in {self.processes} processes on a {unit}"
+
+
 class Saved(NamedTuple):
     """A file of tensors by name, and what else was written, in JSON form."""
 
@@ -38,8 +56,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> 
         save_file(copies, temporary, {"data": json.dumps(data)})
 
 
-def read(path: Path, fingerprint: str) -> Saved:
-    """What ``save`` wrote. Raises MismatchError where it belongs to another training, or cannot be read."""
+def read(path: Path, fingerprint: str, place: Place) -> Saved:
+    """What ``save`` wrote, with ``fingerprint`` and ``place`` among the data.
+
+    Raises MismatchError where it belongs to another training, was made elsewhere, or cannot be read.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -49,6 +70,13 @@ def read(path: Path, fingerprint: str) -> Saved:
                 raise MismatchError(
                     f"The folder {path.parent.name} holds the checkpoint of another training: its spec, model or data differ.",
                     "Give every training a folder of its own, or empty this one.",
+                )
+            if (made := Place(*data["place"])) != place:
+                raise MismatchError(
+                    f"The checkpoint was made {made}; here it would be continued {place}, and the training would end with other "
+                    "weights than one that was never interrupted.",
+                    f"Continue it {made}: set device and processes where the machine would choose otherwise. Or begin anew, as a "
+                    "new job or in an empty folder.",
                 )
             return Saved({name: file.get_tensor(name) for name in file.keys()}, data)  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -69,9 +97,10 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a killed process was about to write."""
-    for left in folder.glob(".intake-*.tmp"):
-        left.unlink(missing_ok=True)
+    """Remove what a killed process was about to write, and the place where its helpers met."""
+    for pattern in (".intake-*.tmp", ".tmp*", MEETING):  # the second are safetensors' own
+        for left in folder.glob(pattern):
+            left.unlink(missing_ok=True)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,8 +1,8 @@
-"""Validation: how the network does on images kept back from the training, clean and under attack."""
+"""Validation: how the network does on images kept back from the training, clean and under attack; which weights are best."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +12,14 @@ from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
+from auditor.errors import MismatchError
 from auditor.evaluation import clean_pass, run_attack
 from auditor.learning.passes import Passes
 from auditor.metrics import Rate
 from auditor.progress import OnProgress, no_progress, part_of
 from auditor.threat import ThreatModel
+from auditor.training_result import Best
+from auditor.training_spec import TrainingSpec
 
 
 class Validation(NamedTuple):
@@ -55,3 +58,27 @@ def validate(
 def step_size(steps: int) -> float:
     """Length of a step that lets PGD cross the ball, as a fraction of epsilon: 2.5 / steps (Madry et al. 2018), at most 1."""
     return min(1.0, 2.5 / steps)
+
+
+def split(spec: TrainingSpec, dataset: ImageDataset, processes: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids for validation and for training, both ascending; drawn by the seed. Raises MismatchError where too few are left."""
+    order = dataset.order(spec.seed)
+    count = spec.validation_count(len(dataset))
+    if len(dataset) - count < 2 * processes:
+        raise MismatchError(
+            f"The data set {dataset.name} has {len(dataset)} images, of which {count} are for validation: too few are left.",
+            "Add more training images.",
+        )
+    return np.sort(order[:count]), np.sort(order[count:])
+
+
+def score(best: Best, select: Literal["robust", "clean", "last"]) -> tuple[int, ...]:
+    """By what weights are chosen: the larger one wins, the earlier one of equals."""
+    assert best.clean is not None
+    assert best.robust is not None
+    scores = {
+        "robust": (best.robust.hits, best.clean.hits),
+        "clean": (best.clean.hits, best.robust.hits),
+        "last": (best.epoch,),
+    }
+    return scores[select]

@@ -6,7 +6,7 @@ defense of the catalogue, cannot be attacked, and feeds no headline.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
@@ -62,3 +62,12 @@ def label(code: PublishedCode) -> str:
     what = "published code" if code.direction == "influence" else "random direction"
     knows = f", knows the {' and the '.join(oracles)}" if oracles else ""
     return f"{what}, size {code.size:g}{knows} (reproduction only)"
+
+
+def levels() -> tuple[PublishedCode, ...]:
+    """The two sizes of the published code, each beside a random direction with the same knowledge."""
+    return tuple(
+        PublishedCode(size=size, direction=direction)
+        for size in (0.001, 0.008)
+        for direction in get_args(PublishedCode.model_fields["direction"].annotation)
+    )

@@ -24,18 +24,29 @@ def render(result: AuditResult, *, title: str = "") -> str:
     sections = document(result)
     details = {section.key: list(_details(result, section)) for section in sections}
     name = title or f"{result.provenance.model.name} on {result.provenance.dataset.name}"
-    page = _page(name, result, sections, details)
-    if len(page.encode()) > SIZE_LIMIT:
-        page = _page(name, result, sections, {}, cut=True)
-    if len(page.encode()) > LARGEST:
+    heading = f"Audit report: {name}"
+    made = f"Neuron Auditor {result.provenance.versions['neuron-auditor']}, {result.provenance.started} (UTC)"
+    html = page(heading, made, sections, details)
+    if len(html.encode()) > SIZE_LIMIT:
+        html = page(heading, made, sections, cut=True)
+    if len(html.encode()) > LARGEST:
         raise AuditorError(
-            f"The report has {len(page.encode()) / 1e6:.1f} MB, the limit is {LARGEST / 1e6:g} MB.",
+            f"The report has {len(html.encode()) / 1e6:.1f} MB, the limit is {LARGEST / 1e6:g} MB.",
             "Audit again with a smaller gallery or fewer analyses.",
         )
-    return page
+    return html
 
 
-def _page(name: str, result: AuditResult, sections: list[Section], details: dict[str, Any], cut: bool = False) -> str:
+def page(
+    heading: str,
+    made: str,
+    sections: list[Section],
+    details: dict[str, list[tuple[str, list[Table]]]] | None = None,
+    *,
+    cut: bool = False,
+) -> str:
+    """Sections as one page. ``made``: with what and when. ``details``: tables behind a section's marks, by its key; ``cut``:
+    they were left out."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(
@@ -45,7 +56,7 @@ def _page(name: str, result: AuditResult, sections: list[Section], details: dict
         show_value=show_value, show_measure=show_measure, show_interval=show_interval, svg=_svg, picture=_picture
     )
     template = environment.get_template("template.html.j2")
-    return template.render(title=name, result=result, sections=sections, details=details, cut=cut)
+    return template.render(heading=heading, made=made, sections=sections, details=details or {}, cut=cut)
 
 
 def _details(result: AuditResult, section: Section) -> Iterator[tuple[str, list[Table]]]:

@@ -125,5 +125,6 @@ def _cost(result: TrainingResult) -> Table:
         ),
         rows=tuple(rows),
         caption=f"{result.training_samples:,} images trained on, {result.validation_samples:,} kept back for validation; the "
-        f"last column counts a backward pass as two. {result.seconds:,.0f} s on {result.device}.",
+        f"last column counts a backward pass as two. {result.seconds:,.0f} s on {result.device}"
+        + (f", in {result.processes} processes." if result.processes > 1 else "."),
     )

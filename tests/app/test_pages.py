@@ -57,7 +57,7 @@ def texts(page: AppTest) -> str:
 
 
 @pytest.mark.parametrize(
-    "view", ["start", "new_audit", "jobs", "result", "neurons", "compare", "harden", "models", "datasets"]
+    "view", ["start", "new_audit", "jobs", "result", "neurons", "compare", "harden", "defend", "models", "datasets"]
 )
 def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> None:
     from worker.client import Client
@@ -72,6 +72,7 @@ def test_every_page_opens_on_an_empty_home(settings: Settings, view: str) -> Non
     [
         ("models", {"model": "nobody"}), ("datasets", {"dataset": "nobody"}), ("result", {"audit": "nobody"}),
         ("neurons", {"audit": "nobody"}), ("harden", {"job": "nobody"}),
+        ("defend", {"defense": "nobody"}), ("defend", {"job": "nobody"}),
         ("harden", {"model": "<script>"}), ("compare", {"a": "x", "b": "y"}),
         ("jobs", {"job": "nobody"}), ("new_audit", {"model": "<script>"}),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,18 @@ def test_images_that_end_early_are_refused(tmp_path: Path) -> None:
 def test_images_and_labels_must_be_as_many() -> None:
     with pytest.raises(MismatchError, match="N labels"):
         ImageDataset(IMAGES, LABELS[:3])
+
+
+def test_a_mapped_data_set_goes_to_another_process_by_the_name_of_its_file(stored: Path) -> None:
+    data = ImageDataset.open(stored, sha256="d", name="mapped")
+    content = pickle.dumps(data)
+    assert IMAGES[0].tobytes() in pickle.dumps(ImageDataset(IMAGES, LABELS))
+    assert IMAGES[0].tobytes() not in content
+    again = pickle.loads(content)
+    assert isinstance(again._images, np.memmap)
+    ids = np.arange(len(data))
+    assert torch.equal(again.images(ids), data.images(ids))
+    assert np.array_equal(again.labels, data.labels)
+    assert (again.sha256, again.name, again.class_names) == ("d", "mapped", data.class_names)
+    part = ImageDataset(data._images[1:3], data.labels[1:3])  # a part of the file has no name of its own
+    assert torch.equal(pickle.loads(pickle.dumps(part)).images([0, 1]), data.images([1, 2]))

@@ -21,6 +21,7 @@ from auditor.errors import MismatchError, SpecError, TrainingError
 from auditor.hardening import HARDENINGS, Terms, TrainingStep
 from auditor.hardenings.fine_tune import FineTune
 from auditor.intake.weights import load_weights
+from auditor.learning.checkpoint import Place
 from auditor.learning.doubts import doubts
 from auditor.metrics import Rate
 from auditor.randomness import derive_seed
@@ -236,6 +237,21 @@ def test_a_folder_of_another_training_is_refused(tmp_path: Path) -> None:
             run(tmp_path, **more)
 
 
+def test_a_checkpoint_from_elsewhere_is_refused_and_one_from_here_is_continued_however_the_device_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("auditor.training.Place", lambda *place: Place("cuda"))
+        run(tmp_path, epochs=1)
+    with pytest.raises(MismatchError, match="made on a GPU; here it would be continued on a CPU"):
+        run(tmp_path, epochs=1)
+    if not torch.cuda.is_available():
+        first = run(tmp_path / "auto", epochs=1, device="auto")
+        told: list[str] = []
+        again = run(tmp_path / "auto", epochs=1, on_progress=lambda share, what: told.append(what))
+        assert (told, again.best_sha256) == ([], first.best_sha256)
+
+
 def test_a_finished_training_is_not_run_again(tmp_path: Path) -> None:
     first = run(tmp_path)
     points: list[Point] = []
@@ -300,12 +316,14 @@ def test_half_precision_and_dropout_resume_to_the_bit_too(tmp_path: Path) -> Non
     classifier = Classifier(architecture.build(), input_shape=(3, 6, 6), num_classes=5)
     more = {"classifier": classifier, "precision": "bf16", "augmentation": "crop_flip", "epochs": 2}
     run(tmp_path / "whole", **more)
+    begun = 0
     for steps in (2, 5, 8):  # of eight, four in an epoch
-        done = [0.0]
+        done = [begun]
+        begun = steps
         found = run(
             tmp_path / "parts",
             stop=lambda done=done, steps=steps: done[0] == steps < 8,
-            on_progress=lambda share, what, done=done: done.__setitem__(0, 8 * share),
+            on_progress=lambda share, what, done=done: done.__setitem__(0, done[0] + what.startswith("epoch")),
             **more,
         )
         assert (found.stopped, found.steps) == ("finished" if steps == 8 else "cancelled", steps)
@@ -346,8 +364,30 @@ def test_points_carry_losses_accuracies_and_sensitivities(tmp_path: Path) -> Non
     assert [point.learning_rate for point in points] == pytest.approx([0.05] * 8 + [0.005] * 5)
     assert shares == sorted(shares)
     assert shares[-1] == 1
+    assert len(set(shares)) > 12 + 4 * 2, "validations move, too"
     assert result.validation.forwards > result.validation.backwards > 0
     assert TrainingResult.model_validate_json(result.model_dump_json()) == result
+
+
+def test_progress_counts_steps_and_validations_by_what_they_cost(tmp_path: Path) -> None:
+    told: list[tuple[float, str]] = []
+    run(
+        tmp_path, hardening={"kind": "pat", "steps": 2, "epsilon": 0.1},
+        on_progress=lambda share, what: told.append((share, what.split(" ")[0])),
+    )  # fmt: skip
+    # Forward passes, a backward pass as two. A step: 8 images, 4 forwards and 4 backwards each (two steps of the attack, two
+    # sides), 8 (4 + 2 * 4) = 96. A pause: 4 images, clean and under PGD with two steps and a last look, 4 (1 + 2 * 3 + 1) = 32;
+    # on as many both sides once more, 4 (2 + 2 * 3 + 1) = 36. Twelve steps, a pause before them and after each epoch:
+    # 12 * 96 + 4 * 68 = 1424.
+    steps = [share for share, what in told if what == "epoch"]
+    assert steps == pytest.approx([(96 * step + 68 * (1 + (step - 1) // 4)) / 1424 for step in range(1, 13)])
+    pauses = [share for share, what in told if what == "validation:"]
+    assert pauses == sorted(pauses)
+    for epoch in range(4):
+        begin = (4 * 96 + 68) * epoch
+        shares = [1424 * share for share in pauses if begin - 1e-9 <= 1424 * share <= begin + 68 + 1e-9]
+        assert len(set(shares)) >= 3
+        assert shares[-1] == pytest.approx(begin + 68)
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from auditor.errors import ServiceError
 from tests.worker.rows import new_job
 from worker.db import Database, _alembic, connect, shown_url, upgrade
 from worker.ledger import Ledger
-from worker.models import Base, JobRow, ModelRow, OriginRow, PointRow
+from worker.models import Base, DefenseJobRow, DefenseRow, JobRow, ModelRow, OriginRow, PointRow
 from worker.settings import Settings, load_settings
 
 
@@ -39,6 +39,10 @@ def test_every_revision_goes_down_and_up_again_with_data_in_it(both: Settings, d
         session.flush()
         session.add(OriginRow(model_id="child", parent_id="parent", job_id=job))
         session.add(PointRow(job_id=job, number=0, content={"step": 0}))
+        values = {"created": 0.0, "model_id": "parent", "spec": {}, "content": "a" * 64, "manifest": {}}
+        session.add(DefenseRow(id="defense", name="defense", job_id=job, **values))
+        session.flush()
+        session.add(DefenseJobRow(job_id=job, defense_id="defense"))
     config = _alembic()
     revisions = [item.revision for item in ScriptDirectory.from_config(config).walk_revisions()]
     for revision in revisions:

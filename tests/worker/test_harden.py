@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import NORMALIZATIONS
@@ -96,6 +97,26 @@ def test_a_hardening_makes_a_child_that_does_what_its_training_measured(world: W
     assert [point.step for _, point in world.client.points(job)][-1] == result.steps == 6  # 45 images, batches of 16
 
 
+def test_several_processes_train_in_a_job_and_none_is_left(world: World) -> None:
+    job = harden(world, processes=2)
+    assert run(world, job) == "done"
+    result = world.client.training_result(job)
+    assert (result.processes, result.stopped, result.steps) == (2, "finished", result.points[-1].step)
+    assert world.client.child(job) is not None
+    wait_until(lambda: not of_this_home(), 60)  # the server that they are forked from goes after its caller
+    assert workspaces(world) == []
+
+
+def of_this_home() -> list[int]:
+    """Processes of this test's home but this one: a runner, and what it started."""
+    found, home = [], f"AUDITOR_HOME={os.environ['AUDITOR_HOME']}\0".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if home in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
 def test_a_second_child_of_the_same_name_gets_another(world: World) -> None:
     names = []
     for name in ("tougher", "tougher", "tiny"):
@@ -143,14 +164,14 @@ def test_two_jobs_that_choose_the_same_name_in_the_same_moment_both_get_one(
     both: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = make_world(both)
-    free, choices = lineage._free_name, []
+    free, choices = lineage.free_name, []
 
-    def too_early(session: Session, wanted: str) -> str:
+    def too_early(session: Session, column: InstrumentedAttribute[str], wanted: str) -> str:
         """The first time, as it was before the other job took the name."""
-        choices.append(free(session, wanted))
+        choices.append(free(session, column, wanted))
         return wanted if len(choices) == 1 else choices[-1]
 
-    monkeypatch.setattr(lineage, "_free_name", too_early)
+    monkeypatch.setattr(lineage, "free_name", too_early)
     job = harden(world, "tiny", epochs=1)
     child = world.client.child(run_here(world.client, job))
     assert child is not None

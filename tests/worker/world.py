@@ -115,5 +115,6 @@ def run_here(client: Client, job_id: str) -> str:
         output = client.request(job_id).run(context)
         files = {file.name: client.blobs.take(file) for file in output.files}
         content = client.blobs.put(output.content)
-        assert client.ledger.succeed(claim, content, output.summary, files, child=output.child, state=output.state)
+        made = {"child": output.child, "defense": output.defense}
+        assert client.ledger.succeed(claim, content, output.summary, files, **made, state=output.state)
     return job_id

@@ -15,7 +15,7 @@ from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.defended import DefendedClassifier, View, surest
-from auditor.defending.files import Lineage, read_state, write_state
+from auditor.defending.files import Lineage, read_stack, write_stack
 from auditor.defense import DEFENSES, Defense, ImageDefense, defended, fit_stack
 from auditor.errors import IntakeError, MismatchError
 from auditor.evaluation import clean_pass, run_attack
@@ -108,12 +108,12 @@ def test_it_lives_on_as_json(model: DefendedClassifier) -> None:
 
 def test_what_it_learnt_lives_on_as_a_file(model: DefendedClassifier, x: Tensor, tmp_path: Path) -> None:
     lineage = Lineage.of(model.inner, images(network()), np.arange(24), seed=3)
-    stored = write_state(tmp_path / "state.safetensors", model.defense, model.state, lineage)
-    read = read_state(tmp_path / "state.safetensors")
-    assert read.defense == model.defense
+    stored = write_stack(tmp_path / "state.safetensors", [model.defense], [model.state], lineage)
+    read = read_stack(tmp_path / "state.safetensors")
+    assert read.defenses == (model.defense,)
     assert read.lineage == lineage
     assert read.sha256 == stored
-    assert torch.equal(read.defense.wrap(model.inner, read.state, seed=3).logits(x), model.logits(x))
+    assert torch.equal(read.defenses[0].wrap(model.inner, read.states[0], seed=3).logits(x), model.logits(x))
 
 
 def test_attacks_run_on_it(model: DefendedClassifier) -> None:
@@ -153,7 +153,7 @@ def test_double_precision_is_kept(model: DefendedClassifier, x: Tensor) -> None:
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state.safetensors").write_bytes(b"nonsense")
     with pytest.raises(IntakeError, match="not a stored defense"):
-        read_state(tmp_path / "state.safetensors")
+        read_stack(tmp_path / "state.safetensors")
 
 
 def test_a_stack_passes_the_first_defense_first() -> None:

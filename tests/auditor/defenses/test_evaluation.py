@@ -13,7 +13,7 @@ from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.defending.table import DefenseEvaluation
 from auditor.defense import DEFENSES, NOTHING, Defense, State
-from auditor.defense_evaluation import DefenseSpec, evaluate, sweep
+from auditor.defense_evaluation import DefenseSpec, evaluate
 from auditor.errors import EvaluationError, SpecError
 from auditor.metrics import Rate
 from auditor.nip.adaptive import paper_attacks
@@ -160,18 +160,6 @@ def test_l2_takes_the_boundary_attack_and_a_stack_works() -> None:
     found = evaluate(classifier, stack, [State(), State()], data, np.arange(8), spec)
     assert "Boundary attack" in [row.name for row in found.robust]
     assert len(found.defenses) == 2
-
-
-def test_a_sweep_changes_one_parameter_or_epsilon() -> None:
-    classifier = deeper_classifier()
-    data = labelled(classifier, 20)
-    bits, images = DEFENSES.build("bit-depth", {}), (data, np.arange(10))
-    spec = DefenseSpec(**QUICK)
-    found = dict(sweep(classifier, bits, "bits", (1, 8), images, images, spec))
-    assert {value: item.defenses[0].settings()["bits"] for value, item in found.items()} == {1: 1, 8: 8}
-    sizes = dict(sweep(classifier, bits, "epsilon", (0.01, 0.2), images, images, spec))
-    assert sizes[0.2].headline.accuracy.hits <= sizes[0.01].headline.accuracy.hits
-    assert {item.threat.epsilon for item in sizes.values()} == {0.01, 0.2}
 
 
 def test_nothing_to_evaluate_is_refused() -> None:

@@ -11,8 +11,10 @@ import torch
 from auditor.dataset import ImageDataset
 from auditor.errors import MismatchError
 from auditor.learning import checkpoint
+from auditor.learning.checkpoint import Place
 from tests.nets import random_images
 
+HERE = Place("cpu")
 TENSORS = {
     "network/a": torch.tensor([1.5, float("-inf"), 1e-42]),
     "network/b.c": torch.tensor(7),
@@ -24,8 +26,8 @@ TENSORS = {
 def test_what_was_written_is_read_to_the_bit(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     number = 0.1 + 0.2
-    checkpoint.save(path, TENSORS, {"fingerprint": "f", "state": [number]})
-    saved = checkpoint.read(path, "f")
+    checkpoint.save(path, TENSORS, {"fingerprint": "f", "place": HERE, "state": [number]})
+    saved = checkpoint.read(path, "f", HERE)
     assert saved.tensors.keys() == TENSORS.keys()
     assert all(torch.equal(saved.tensors[name], value) for name, value in TENSORS.items())
     assert saved.data["state"] == [number]
@@ -35,31 +37,50 @@ def test_what_was_written_is_read_to_the_bit(tmp_path: Path) -> None:
         "network/b.c",
     }
     again = tmp_path / "again.safetensors"
-    checkpoint.save(again, TENSORS, {"fingerprint": "f", "state": [number]})
+    checkpoint.save(again, TENSORS, {"fingerprint": "f", "place": HERE, "state": [number]})
     assert path.read_bytes() == again.read_bytes()
 
 
 def test_two_names_of_one_tensor_are_no_trouble(tmp_path: Path) -> None:
     one = torch.rand(3)
-    checkpoint.save(tmp_path / "a", {"x": one, "y": one, "z": one[:2]}, {"fingerprint": ""})
-    assert torch.equal(checkpoint.read(tmp_path / "a", "").tensors["z"], one[:2])
+    checkpoint.save(tmp_path / "a", {"x": one, "y": one, "z": one[:2]}, {"fingerprint": "", "place": HERE})
+    assert torch.equal(checkpoint.read(tmp_path / "a", "", HERE).tensors["z"], one[:2])
 
 
 def test_a_checkpoint_of_something_else_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, TENSORS, {"fingerprint": "one"})
+    checkpoint.save(path, TENSORS, {"fingerprint": "one", "place": HERE})
     with pytest.raises(MismatchError, match="checkpoint of another training: its spec, model or data differ"):
-        checkpoint.read(path, "other")
+        checkpoint.read(path, "other", HERE)
     content = path.read_bytes()
     for damaged in (content[:100], b"", b"nonsense" * 10):
         path.write_bytes(damaged)
         with pytest.raises(MismatchError, match="is not a checkpoint of ours"):
-            checkpoint.read(path, "one")
+            checkpoint.read(path, "one", HERE)
+
+
+@pytest.mark.parametrize(
+    ("made", "place", "said"),
+    [
+        (Place("cuda"), Place("cpu"), "made on a GPU; here it would be continued on a CPU"),
+        (Place("cpu", 2), Place("cpu"), "made in 2 processes on a CPU; here it would be continued on a CPU"),
+        (Place("cuda", 4), Place("cuda", 8), "made on 4 GPUs; here it would be continued on 8 GPUs"),
+    ],
+)
+def test_a_checkpoint_from_elsewhere_is_refused_and_says_where_to_go_on(
+    made: Place, place: Place, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.safetensors"
+    checkpoint.save(path, TENSORS, {"fingerprint": "one", "place": made})
+    with pytest.raises(MismatchError, match=said) as error:
+        checkpoint.read(path, "one", place)
+    assert f"Continue it {made}: set device and processes" in error.value.hint
+    assert checkpoint.read(path, "one", made).tensors.keys() == TENSORS.keys()
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, TENSORS, {"fingerprint": "one"})
+    checkpoint.save(path, TENSORS, {"fingerprint": "one", "place": HERE})
     before = path.read_bytes()
 
     def full(*args: object) -> None:
@@ -75,6 +96,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".intake-abc.tmp").write_bytes(b"half")
+    (tmp_path / ".meeting-abc.tmp").write_bytes(b"")
+    (tmp_path / ".tmpCVTJhH").write_bytes(b"half")
     (tmp_path / "best.safetensors").write_bytes(b"whole")
     checkpoint.tidy(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best.safetensors"]

@@ -1,0 +1,175 @@
+"""Evaluations of a stored defense: the form, how far one is, and what came of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import forms, render
+from app.commands.show import duration, rate, when
+from app.playground import threat_form
+from app.state import client, defense_report, defense_sections, parameter
+from app.text import plain
+from auditor.attack import ATTACKS, Attack, Ensemble
+from auditor.defending.effort import EFFORTS
+from auditor.defending.sweep import Sweep
+from auditor.defense_evaluation import DefenseSpec
+from auditor.defense_fit import FitSpec
+from auditor.defense_study import StudySpec
+from auditor.errors import AuditorError
+from auditor.nip.adaptive import paper_attacks
+from auditor.nip.pool import CandidateDefense
+from auditor.nip.published import levels
+from auditor.threat import ThreatModel
+from worker.defense_service import EvaluationView
+from worker.defenses import DefenseView
+
+
+def evaluations(view: DefenseView) -> None:
+    """All of them, a form for another, and the one that is looked at."""
+    known = client().defense_evaluations(view.row.id)
+    with st.expander("New evaluation", expanded=not known, icon=":material/play_arrow:"):
+        _add(view)
+    if not known:
+        return
+    job_id = _pick(known)
+    if job_id is None:
+        return
+    job = next(item.job for item in known if item.job.id == job_id)
+    if not job.ended:
+        _live(job_id)
+    elif job.state != "succeeded":
+        st.error(f"The evaluation is {job.state}. {plain(job.error)} {plain(job.hint)}".strip())
+    else:
+        st.download_button(
+            "Download the report", data=lambda: defense_report(job_id), file_name=f"defense-{job_id[:8]}.html",
+            mime="text/html", icon=":material/download:", on_click="ignore", key="defend-report",
+        )  # fmt: skip
+        for section in defense_sections(job_id):
+            render.section(section)
+
+
+def _add(view: DefenseView) -> None:
+    rows = {row.id: row for row in client().fitting(view.row.model_id)}
+    ids = list(rows)
+    if not ids:
+        st.info("No data set has images that this model takes. Add one under Datasets.")
+        return
+    others = [item for item in ids if item != view.row.dataset_id]
+    dataset = st.selectbox(
+        "Test images", ids, index=ids.index(others[0]) if others else 0, format_func=lambda item: rows[item].name,
+        key="evaluate-data", help="Not those that the defense learnt from.",
+    )  # fmt: skip
+    seen = dataset == view.row.dataset_id
+    if seen:
+        st.warning("The defense learnt from images of this data set: its numbers on the very same ones are too high.")
+    try:
+        spec = _spec(view, seen)
+        if st.button("Evaluate", type="primary", key="evaluate-queue"):
+            job_id = client().evaluate_defense(view.row.id, dataset, spec)
+            st.session_state["evaluate-chosen"] = job_id
+            st.query_params.from_dict({"defense": view.row.id, "evaluation": job_id})
+            st.rerun()
+    except AuditorError as error:
+        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
+
+
+def _spec(view: DefenseView, seen: bool) -> StudySpec:
+    """The whole form; a SpecError says what is wrong with a value."""
+    threat = threat_form("evaluate")
+    titles = {name: effort.title for name, effort in EFFORTS.items()}
+    name = st.segmented_control(
+        "Effort", list(titles), default="quick", required=True, format_func=titles.__getitem__, key="evaluate-effort"
+    )
+    effort = EFFORTS[name or "quick"]
+    st.caption(plain(effort.summary))
+    values: dict[str, Any] = {}
+    values["controls"] = st.checkbox(
+        "Controls beside it", value=True, key="evaluate-controls",
+        help="Random moves of the same size, and for NIP a random candidate, evaluated alike. They take as long again, each.",
+    )  # fmt: skip
+    if seen:
+        values["unseen"] = st.checkbox("Only images that it did not learn from", value=True, key="evaluate-unseen")
+    chosen = effort.values | {"threat": threat}
+    if any(isinstance(defense, CandidateDefense) for defense in FitSpec.load(view.row.spec).defenses):
+        if st.checkbox("The NIP paper's own adaptive attacks", value=True, key="evaluate-paper"):
+            chosen["influence"] = paper_attacks()
+        told = "With its oracles, and a random direction with the same knowledge. It is no defense, and enters no headline."
+        if st.checkbox("Reproduce the published code", value=False, key="evaluate-published", help=told):
+            chosen["published"] = levels()
+    with st.expander("All settings"):
+        values |= forms.fields(
+            StudySpec,
+            f"evaluate-{name}",
+            only=("samples", "sweep_samples", "device"),
+            defaults={"samples": effort.samples},
+        )
+        chosen |= forms.fields(
+            DefenseSpec, f"evaluate-{name}", skip=("threat", "static", "influence", "published"), defaults=effort.values
+        )
+        chosen["static"] = _static(threat)
+        sweeps = st.text_area(
+            "Sweeps", "", key="evaluate-sweeps", placeholder="k=1+5+10\nepsilon=2/255+8/255", height=80,
+            help="One parameter with its values on each line; each value is a whole evaluation on fewer images.",
+        )  # fmt: skip
+    values["sweeps"] = [Sweep.parse(line) for line in sweeps.splitlines() if line.strip()]
+    return forms.checked(
+        StudySpec, values | {"evaluation": forms.checked(DefenseSpec, chosen, "evaluation")}, "evaluation"
+    )
+
+
+def _static(threat: ThreatModel) -> list[Attack]:
+    """The attacks on the undefended model, with their parameters."""
+    fitting = {
+        member.kind_name(): member for member in ATTACKS
+        if threat.norm in member.norms and not member.control and not issubclass(member, Ensemble)
+    }  # fmt: skip
+    kinds = st.multiselect(
+        "Static attacks", list(fitting), [kind for kind in ("fgsm", "pgd") if kind in fitting],
+        format_func=lambda kind: fitting[kind].display_title(), key=f"evaluate-static-{threat.norm}",
+        help="On the undefended model, each within epsilon and for the closest image.",
+    )  # fmt: skip
+    made = []
+    for kind in kinds:
+        st.markdown(f"**{plain(fitting[kind].display_title())}**: {plain(fitting[kind].summary())}")
+        usual = {"steps": 40} if kind == "pgd" else {}
+        made.append(forms.capability(ATTACKS, kind, "evaluate-static", skip=("budget",), defaults=usual))
+    return made
+
+
+def _pick(known: list[EvaluationView]) -> str | None:
+    """Which evaluation to show; its id stands in the page's address."""
+    titles = {view.job.id: _title(view) for view in known}
+    current = parameter("evaluation")
+    matches = [job_id for job_id in titles if len(current) >= 4 and job_id.startswith(current)]
+    if current and len(matches) != 1:
+        st.warning(f"There is no evaluation {plain(current)} of this defense. Choose one of these.")
+    if st.session_state.get("evaluate-chosen") not in titles:
+        st.session_state["evaluate-chosen"] = matches[0] if len(matches) == 1 else known[0].job.id
+    chosen = st.selectbox("Evaluation", list(titles), format_func=titles.__getitem__, key="evaluate-chosen")
+    if chosen and st.query_params.get("evaluation") != chosen:
+        st.query_params["evaluation"] = chosen
+    return chosen
+
+
+def _title(view: EvaluationView) -> str:
+    job = view.job
+    outcome = f"at most {rate(job.summary['headline'])}" if job.state == "succeeded" else job.state
+    return f"{view.dataset}, {when(job.created)}: {outcome} · {job.id[:8]}"
+
+
+@st.fragment(run_every=2.0)
+def _live(job_id: str) -> None:
+    """How far an evaluation is."""
+    job = client().job(job_id)
+    if job.ended:
+        st.rerun()
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    time_left = f", about {duration(job.eta)} left" if job.eta is not None else ""
+    left.progress(job.share, text=plain(f"{100 * job.share:.0f} %: {job.step or job.state}{time_left}"))
+    if right.button("Cancel", key="evaluate-cancel"):
+        client().cancel(job_id)
+        st.rerun(scope="fragment")
+    if job.notice:
+        st.caption(plain(job.notice))

@@ -1,0 +1,60 @@
+"""The controls of a defense: random moves of its own size, and for NIP a random candidate of its own pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from auditor.dataset import Batch
+from auditor.defended import DefendedClassifier
+from auditor.defense import DEFENSES, NOTHING, Defense, State
+
+
+class Control(NamedTuple):
+    """Defenses and what they learnt, to be evaluated beside the defense."""
+
+    title: str
+    defenses: tuple[Defense, ...]
+    states: tuple[State, ...]
+
+
+def controls(defenses: Sequence[Defense], states: Sequence[State], size: float) -> tuple[Control, ...]:
+    """``size``: by how much the defenses move an image, root mean square; 0 where they reach into the network alone, and then
+    no random move is a control for them. NIP's own noise has NIP's own size; beside others it is absolute."""
+    found = []
+    nip = next((at for at, one in enumerate(defenses) if one.kind == "nip"), None)
+    if size > 0:
+        noise = {"scale": "nip"} if nip is not None and len(defenses) == 1 else {"size": size}
+        for kind, values in (("random-direction", {"size": size}), ("gaussian-noise", noise)):
+            one = DEFENSES.build(kind, values)
+            found.append(Control(one.display_title(), (one,), (NOTHING,)))
+    if nip is not None:
+        one = DEFENSES.build("random-candidate", defenses[nip].settings())
+        stack = (*defenses[:nip], one, *defenses[nip + 1 :])
+        # Its pool is made as that of NIP, from the same images.
+        found.append(Control(one.display_title(), stack, tuple(states)))
+    mine = {(*defenses,)}
+    return tuple(item for item in found if item.defenses not in mine)
+
+
+def size_of_change(model: DefendedClassifier, batches: Sequence[Batch]) -> float:
+    """By how much the deployed defenses together move clean images: root mean square over all values."""
+    squares, count = 0.0, 0
+    for batch in batches:
+        x = batch.images.to(model.device, model.dtype)
+        moved = _moved(model, x)
+        squares += float((moved.double() - x.double()).square().sum())
+        count += x.numel()
+    return float(np.sqrt(squares / count)) if count else 0.0
+
+
+def _moved(model: DefendedClassifier, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        while isinstance(model, DefendedClassifier):
+            x = model.defense.changed(model.inner, x, model.passing(x))
+            model = cast(DefendedClassifier, model.inner)
+    return x

@@ -1,0 +1,255 @@
+"""Playground: one image clean, attacked, defended, attacked through the defense; what is said of it, and neuron influence."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from auditor.attack import ATTACKS, Attack
+from auditor.capability import MemberOf
+from auditor.classifier import Classifier
+from auditor.criterion import Misclassification
+from auditor.dataset import ImageDataset
+from auditor.defended import DefendedClassifier, View
+from auditor.defense import Defense
+from auditor.errors import EvaluationError, IntakeError
+from auditor.evaluation import run_attack
+from auditor.harness.outcome import Finished
+from auditor.nip.candidates import Place
+from auditor.nip.influence import head_influence, log_odds, slopes, split
+from auditor.nip.pool import CandidateDefense
+from auditor.probes.head import penultimate
+from auditor.progress import OnProgress, StagedProgress, no_progress
+from auditor.threat import ThreatModel
+
+NEURONS = 5
+"""Front and tail neurons, each, where no defense says how many."""
+
+
+class PlaySpec(BaseModel):
+    """What is done to one image. The same attack is run twice: on the network alone, and through the defense."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threat: ThreatModel = Field(default_factory=ThreatModel)
+    attack: Annotated[Attack, MemberOf(ATTACKS)] = Field(
+        default_factory=lambda: ATTACKS.build("pgd", {"steps": 40}), description="The attack."
+    )
+    draws: int = Field(20, ge=1, le=1000, description="Draws of a random defense that the attacker averages over.")
+    seed: int = Field(0, description="Seed of everything random.")
+
+
+class Stage(BaseModel):
+    """One image on its way.
+
+    ``alone``, ``behind``: probabilities of the classes (K,) of the network alone and of the model behind the defense, for this
+    image. ``distance``: from the clean image, in the threat model's norm. ``own``, ``clean``: influence of each neuron (M,) on
+    the log odds of the class that the network gives this image, which is NIP's definition, and of the class that it gives the
+    clean image; empty where there is no layer to look at.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    alone: list[float]
+    behind: list[float]
+    distance: float
+    own: list[float]
+    clean: list[float]
+
+
+class Play(NamedTuple):
+    """One image, stage by stage. ``images``: (S, C, H, W) in [0, 1], one for each of the ``stages``; the first is the clean one.
+
+    ``front``, ``tail``: neurons of largest and smallest influence on the clean image. ``layer``: whose neurons; empty for the
+    input of the last linear layer. ``without``: why there are none.
+    """
+
+    sample: int
+    label: int
+    spec: PlaySpec
+    stages: tuple[Stage, ...]
+    images: Tensor
+    layer: str
+    front: tuple[int, ...]
+    tail: tuple[int, ...]
+    without: str
+
+
+CLEAN, ATTACKED, DEFENDED, ADAPTIVE, ADAPTIVE_DEFENDED = (
+    "clean",
+    "attacked",
+    "attacked, then defended",
+    "attacked through the defense",
+    "attacked through it, then defended",
+)
+
+
+def play(
+    model: DefendedClassifier,
+    dataset: ImageDataset,
+    sample: int,
+    spec: PlaySpec,
+    on_progress: OnProgress = no_progress,
+) -> Play:
+    """Attack and defend one image of a data set, by its id. The attacked image as the network gets it is that of the first draw.
+
+    Raises EvaluationError where there is no such sample.
+    """
+    if not 0 <= sample < len(dataset):
+        raise EvaluationError(f"Expected a sample from 0 to {len(dataset) - 1}, got {sample}.")
+    bare, x = innermost(model), dataset.images([sample])
+    progress = StagedProgress(on_progress)
+    for name in (ATTACKED, ADAPTIVE):
+        progress.add(name, 1.0)
+    with progress.stage(ATTACKED):
+        x_adv = _attacked(bare, bare, dataset, sample, spec, progress)
+    with progress.stage(ADAPTIVE):
+        view = model.seen(View(adaptive=True, draws=spec.draws))
+        through = _attacked(model, view, dataset, sample, spec, progress)
+    images = {
+        CLEAN: x, ATTACKED: x_adv, DEFENDED: received(model, x_adv),
+        ADAPTIVE: through, ADAPTIVE_DEFENDED: received(model, through),
+    }  # fmt: skip
+    judged = {DEFENDED: x_adv, ADAPTIVE_DEFENDED: through}
+    seen, predicted = _seen(model, bare, x), _logits(bare, x).argmax(1)
+    stages = []
+    for name, image in images.items():
+        alone, behind = _logits(bare, image), _logits(model, judged.get(name, image))
+        own, clean = (
+            [] if seen.place is None else _influence(bare, seen.place, image, classes)
+            for classes in (alone.argmax(1), predicted)
+        )
+        distance = float(spec.threat.ball(x).distance(image, x)[0])
+        stages.append(
+            Stage(name=name, alone=_shares(alone), behind=_shares(behind), distance=distance, own=own, clean=clean)
+        )
+    return Play(
+        sample, int(dataset.labels[sample]), spec, tuple(stages), torch.cat(list(images.values())),
+        seen.place.layer if seen.place is not None else "", seen.front, seen.tail, seen.without,
+    )  # fmt: skip
+
+
+def innermost(model: Classifier) -> Classifier:
+    """The network without its defenses."""
+    while isinstance(model, DefendedClassifier):
+        model = model.inner
+    return model
+
+
+def received(model: Classifier, x: Tensor) -> Tensor:
+    """What the network gets of images (B, C, H, W) after every defense in turn, in the first draw, float32 on the CPU."""
+    x = x.to(model.device, model.dtype)
+    with torch.no_grad():
+        while isinstance(model, DefendedClassifier):
+            x = model.defense.changed(model.inner, x, model.passing(x))
+            model = model.inner
+    return x.float().cpu()
+
+
+def _attacked(
+    judge: Classifier,
+    target: Classifier,
+    dataset: ImageDataset,
+    sample: int,
+    spec: PlaySpec,
+    on_progress: OnProgress,
+) -> Tensor:
+    """What an attack on ``target`` leaves of the image, (1, C, H, W) on the CPU, adversarial or not; the image itself where
+    ``judge`` gets it wrong already."""
+    x = dataset.images([sample])
+    if int(_logits(judge, x).argmax()) != dataset.labels[sample]:
+        return x
+    found: list[Tensor] = []
+
+    def keep(finished: Finished) -> None:
+        found.append(finished.x_adv.detach().float().cpu())
+
+    labels = torch.from_numpy(dataset.labels[[sample]]).to(target.device)
+    run_attack(
+        target, spec.attack, spec.threat, dataset, np.array([sample]), Misclassification(labels),
+        seed=spec.seed, batch_size=1, on_finished=keep, on_progress=on_progress,
+    )  # fmt: skip
+    return found[0]
+
+
+def _logits(model: Classifier, x: Tensor) -> Tensor:
+    return model.logits(x.to(model.device, model.dtype))
+
+
+def _shares(logits: Tensor) -> list[float]:
+    return [float(value) for value in logits[0].double().softmax(0)]
+
+
+class _Seen(NamedTuple):
+    """The layer whose neurons are looked at, and its front and tail neurons on the clean image; or None, and why."""
+
+    place: Place | None
+    front: tuple[int, ...] = ()
+    tail: tuple[int, ...] = ()
+    without: str = ""
+
+
+def _seen(model: DefendedClassifier, bare: Classifier, x: Tensor) -> _Seen:
+    """Layer and numbers of neurons are those of a NIP in the stack, else the input of the last linear layer, and five."""
+    nip = next((defense for defense in _defenses(model) if isinstance(defense, CandidateDefense)), None)
+    try:
+        place = Place.of(bare, nip.layer if nip is not None else "")
+        influence = torch.tensor([_influence(bare, place, x, _logits(bare, x).argmax(1))], dtype=torch.float64)
+        few = max(1, min(NEURONS, (influence.shape[1] - 1) // 2))
+        parts = split(influence, *((nip.front, nip.tail) if nip is not None else (few, few)))
+    except EvaluationError as error:
+        return _Seen(None, without=error.message)
+    return _Seen(place, tuple(parts.front[0].tolist()), tuple(parts.tail[0].tolist()))
+
+
+def _defenses(model: Classifier) -> list[Defense]:
+    """Of the outermost first."""
+    found = []
+    while isinstance(model, DefendedClassifier):
+        found.append(model.defense)
+        model = model.inner
+    return found
+
+
+def _influence(bare: Classifier, place: Place, x: Tensor, classes: Tensor) -> list[float]:
+    """Influence (eq. 2 of the NIP paper) on the log odds of these classes, (1,), on the network alone."""
+    x = x.to(bare.device, bare.dtype)
+    if place.layer:
+        (layer,) = slopes(bare, x, lambda logits: log_odds(logits, classes), {place.layer})
+        return [float(value) for value in layer.influence[0]]
+    head = place.head_in(bare)
+    with torch.no_grad():
+        features, logits = penultimate(bare, head, x)
+        return [float(value) for value in head_influence(features, logits, head.weight, classes)[0]]
+
+
+def as_bytes(played: Play) -> bytes:
+    """A play as one safetensors file: the images, and the rest as its metadata."""
+    about = {
+        "sample": played.sample, "label": played.label, "spec": played.spec.model_dump(mode="json"),
+        "stages": [stage.model_dump() for stage in played.stages], "layer": played.layer,
+        "front": played.front, "tail": played.tail, "without": played.without,
+    }  # fmt: skip
+    return save({"images": played.images.contiguous()}, metadata={"about": json.dumps(about, sort_keys=True)})
+
+
+def from_bytes(content: bytes) -> Play:
+    """What ``as_bytes`` wrote. Raises IntakeError when it is none."""
+    try:
+        length = int.from_bytes(content[:8], "little")
+        about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
+        return Play(
+            about["sample"], about["label"], PlaySpec.model_validate(about["spec"]),
+            tuple(Stage.model_validate(stage) for stage in about["stages"]), load(content)["images"],
+            about["layer"], tuple(about["front"]), tuple(about["tail"]), about["without"],
+        )  # fmt: skip
+    except (SafetensorError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise IntakeError(f"This is no image of the playground ({type(error).__name__}).", "Run it anew.") from None
