@@ -33,6 +33,8 @@ def evaluations(view: DefenseView) -> None:
         _add(view)
     if not known:
         return
+    if len(known) > 1:
+        _outcomes(known)
     job_id = _pick(known)
     if job_id is None:
         return
@@ -154,9 +156,24 @@ def _pick(known: list[EvaluationView]) -> str | None:
 
 
 def _title(view: EvaluationView) -> str:
-    job = view.job
-    outcome = f"at most {rate(job.summary['headline'])}" if job.state == "succeeded" else job.state
-    return f"{view.dataset}, {when(job.created)}: {outcome} · {job.id[:8]}"
+    # Nothing that changes: the select box keeps the choice under its title.
+    return f"{view.dataset}, {when(view.job.created)} · {view.job.id[:8]}"
+
+
+def _outcomes(known: list[EvaluationView]) -> None:
+    st.table(
+        [
+            {
+                "Evaluation": view.job.id[:8], "Images": plain(view.dataset), "Queued (UTC)": when(view.job.created),
+                "Outcome": plain(
+                    f"at most {rate(view.job.summary['headline'])} against {view.job.summary['threat']}"
+                    if view.job.state == "succeeded" else view.job.state
+                ),
+            }
+            for view in known
+        ],
+        hide_index=True,
+    )  # fmt: skip
 
 
 @st.fragment(run_every=2.0)

@@ -202,7 +202,7 @@ def work(task: Task, settings: Settings, place: Place) -> dict[str, Any]:
     """Do one task; a line of the results."""
     torch.set_num_threads(1)
     classifier = blank(settings)
-    base = place.folder / settings.digest / f"{VANILLA}-{task.seed}"
+    base = vanilla_folder(task.seed, settings, place)
     images = settings.vanilla_images if task.name == VANILLA else settings.images
     if task.name != VANILLA:
         load_weights(classifier.network, base / BEST)
@@ -302,15 +302,25 @@ class Results:
 
 
 def run(tasks: Sequence[Task], results: Results, place: Place, processes: int) -> None:
-    """Those tasks of which there is no line yet."""
-    waiting = [task for task in tasks if task.key not in results.lines]
+    """Those tasks of which there is no line yet; a plain network whose weights are gone is trained again, and not counted twice."""
+    waiting = [task for task in tasks if task.key not in results.lines or lost(task, results.settings, place)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
         pending = {pool.submit(work, task, results.settings, place): task for task in waiting}
         for done in as_completed(pending):
             line = done.result()
-            results.add(line)
+            if line["key"] not in results.lines:
+                results.add(line)
             print(summary(line), flush=True)
+
+
+def lost(task: Task, settings: Settings, place: Place) -> bool:
+    """Whether a plain network's weights, from which the others start, are not there."""
+    return task.name == VANILLA and not (vanilla_folder(task.seed, settings, place) / BEST).exists()
+
+
+def vanilla_folder(seed: int, settings: Settings, place: Place) -> Path:
+    return place.folder / settings.digest / f"{VANILLA}-{seed}"
 
 
 def summary(line: Mapping[str, Any]) -> str:
@@ -330,7 +340,7 @@ def bits(line: Mapping[str, Any], name: str) -> NDArray[np.float64]:
 def table(results: Results) -> str:
     """Markdown: a line per method, means over the seeds in percent."""
     lines = [
-        "| method | seeds | clean | PGD-50 | AutoAttack | PGD-50 against PAT | sensitivity before → after | epochs "
+        "| method | seeds | clean | PGD-50 | AutoAttack | PGD-50 against PAT | sensitivity before → after | epochs, passes "
         "| papers: clean / PGD |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -348,11 +358,11 @@ def table(results: Results) -> str:
         moved_to = " → ".join(f"{value:.3f}" for value in np.mean(before, axis=0)) if before else ""
         value = results.chosen(name)
         title = name if value is None else f"{name} (λ = {value:g})"
-        epochs = float(np.mean([line["epochs"] for line in runs]))
+        epochs, passes = (float(np.mean([line[key] for line in runs])) for key in ("epochs", "passes"))
         against = percent(np.array(apart), sign=True) if apart and name != REFERENCE else ""
         paper = METHODS[name].paper if name in METHODS else "000: 91.1 / 0.1; 001: 93.0 / 0.1"
         lines.append(
-            f"| {title} | {len(runs)} | {' | '.join(cells)} | {against} | {moved_to} | {epochs:.2g} | {paper} |"
+            f"| {title} | {len(runs)} | {' | '.join(cells)} | {against} | {moved_to} | {epochs:.2g}, {passes:.0f} | {paper} |"
         )
     return "\n".join(lines)
 
@@ -389,7 +399,7 @@ def page(results: Results, machine: str) -> str:
         f"{s.attack_steps} steps; the kept epoch is that of the best robust validation. Test: PGD-50 on {s.test} images, "
         f"AutoAttack (standard) on {s.autoattack}, both in float32, L∞ 8/255. Means over the seeds in percent, with Student's "
         "95 % interval from three seeds on; PGD-50 against PAT in points, seed by seed. Sensitivity: mean of the last six "
-        "convolutions."
+        "convolutions. Passes: per image, with what a method needs to prepare itself."
     )
     grid = "How λ was chosen: clean / PGD-20 accuracy on 250 validation images of the first seed."
     return "\n".join([about, "", table(results), "", grid, "", *tuning(results), ""])

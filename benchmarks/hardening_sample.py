@@ -44,7 +44,7 @@ from auditor.training_result import TrainingResult
 from auditor.training_spec import TrainingSpec
 
 ATTACK: dict[str, Any] = {"epsilon": EPSILON, "steps": 5, "step_size": 0.4}
-COMMON: dict[str, Any] = {"epochs": 4, "schedule": "cosine", "augmentation": "none", "device": "cpu"}
+COMMON: dict[str, Any] = {"epochs": 6, "schedule": "cosine", "augmentation": "none", "device": "cpu"}
 RUNS: dict[str, dict[str, Any]] = {
     "PAT": {"hardening": {"kind": "pat", **ATTACK}, "learning_rate": 0.05},
     "TRADES": {"hardening": {"kind": "trades", "beta": 1.5, **ATTACK}, "learning_rate": 0.02},
