@@ -302,7 +302,7 @@ class Results:
 
 
 def run(tasks: Sequence[Task], results: Results, place: Place, processes: int) -> None:
-    """Those tasks of which there is no line yet; a plain network whose weights are gone is trained again, and not counted twice."""
+    """Those tasks of which there is no line yet; a plain network whose weights are gone is trained again."""
     waiting = [task for task in tasks if task.key not in results.lines or lost(task, results.settings, place)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
