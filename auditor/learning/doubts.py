@@ -56,5 +56,5 @@ def _chance(best: Best, classes: int) -> Flag | None:
         severity="severe",
         message="The kept weights classify clean validation images hardly better than chance.",
         evidence=f"clean validation accuracy {best.clean}, {classes} classes.",
-        remedy="The training failed: lower the learning rate or the weights of the loss's parts.",
+        remedy="The training failed: lower the learning rate or the weights of the loss's parts, or let more layers learn.",
     )
