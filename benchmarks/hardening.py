@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -355,17 +355,17 @@ def table(results: Results) -> str:
         if not runs:
             continue
         cells = [
-            percent(np.array([share(line[measure]) for line in runs])) for measure in ("clean", "pgd", "autoattack")
+            percent([bits(line, measure) for line in runs], Mean.of_shares)
+            for measure in ("clean", "pgd", "autoattack")
         ]
-        both = [line for line in runs if line["seed"] in reference]
-        apart = [(bits(line, "pgd") - bits(reference[line["seed"]], "pgd")).mean() for line in both]
+        apart = [bits(line, "pgd") - bits(reference[line["seed"]], "pgd") for line in runs if line["seed"] in reference]
         before = [line["sensitivity"] for line in runs if line["sensitivity"]]
         moved_to = " → ".join(f"{value:.3f}" for value in np.mean(before, axis=0)) if before else ""
         value = results.chosen(name)
         title = name if value is None else f"{name} (λ = {value:g})"
         title += ", collapsed" if all(share(line["clean"]) < COLLAPSED for line in runs) else ""
         epochs, passes = (float(np.mean([line[key] for line in runs])) for key in ("epochs", "passes"))
-        against = percent(np.array(apart), sign=True) if apart and name != REFERENCE else ""
+        against = percent(apart, Mean.of_differences, "+.1f") if apart and name != REFERENCE else ""
         paper = METHODS[name].paper if name in METHODS else "000: 91.1 / 0.1; 001: 93.0 / 0.1"
         lines.append(
             f"| {title} | {len(runs)} | {' | '.join(cells)} | {against} | {moved_to} | {epochs:.2g}, {passes:.0f} | {paper} |"
@@ -373,13 +373,17 @@ def table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def percent(values: NDArray[np.float64], *, sign: bool = False) -> str:
-    """The mean and Student's interval over the seeds; all values where there are two."""
-    mean = Mean.of(100 * values)
-    form = "+.1f" if sign else ".1f"
-    if len(values) < 3:
-        return ", ".join(format(100 * value, form) for value in values)
-    return f"{mean.value:{form}} [{mean.low:{form}}, {mean.high:{form}}]"
+def percent(
+    runs: Sequence[NDArray[np.float64]], interval: Callable[[NDArray[np.float64]], Mean], form: str = ".1f"
+) -> str:
+    """Mean of some runs, each a number per image, in percent. From three runs on with Student's interval over them, else with
+    that over the images, and every run's own mean."""
+    means = [100 * float(run.mean()) for run in runs]
+    many = len(runs) >= 3
+    found = Mean.of(np.array(means) / 100) if many else interval(np.mean(runs, axis=0))
+    value, low, high = (100 * number for number in (found.value, found.low, found.high) if number is not None)
+    each = f" ({', '.join(format(mean, form) for mean in means)})" if len(means) == 2 else ""
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]{each}"
 
 
 def tuning(results: Results) -> Iterator[str]:
@@ -404,8 +408,9 @@ def page(results: Results, machine: str) -> str:
         f"with momentum, one cycle up to {s.learning_rate:g}, batches of {s.batch}, {s.precision}; training attacks: L∞ 8/255, "
         f"{s.attack_steps} steps; the kept epoch is that of the best robust validation (clean, where the training does not "
         f"attack). Test: PGD-50 on {s.test} images, "
-        f"AutoAttack (standard) on {s.autoattack}, both in float32, L∞ 8/255. Means over the seeds in percent, with Student's "
-        "95 % interval from three seeds on; PGD-50 against PAT in points, seed by seed. Sensitivity: mean of the last six "
+        f"AutoAttack (standard) on {s.autoattack}, both in float32, L∞ 8/255. Means over the seeds in percent; from three "
+        "seeds on Student's 95 % interval over them, with fewer that over the images (Wilson; Agresti and Min for differences) "
+        "and every seed's own number. PGD-50 against PAT in points, on the same images and seeds. Sensitivity: mean of the last six "
         "convolutions. Passes: per image, with what a method needs to prepare itself."
     )
     grid = "How λ was chosen: clean / PGD-20 accuracy on 250 validation images of the first seed."
