@@ -410,8 +410,8 @@ def page(results: Results, machine: str) -> str:
         f"attack). Test: PGD-50 on {s.test} images, "
         f"AutoAttack (standard) on {s.autoattack}, both in float32, L∞ 8/255. Means over the seeds in percent; from three "
         "seeds on Student's 95 % interval over them, with fewer that over the images (Wilson; Agresti and Min for differences) "
-        "and every seed's own number. PGD-50 against PAT in points, on the same images and seeds. Sensitivity: mean of the last six "
-        "convolutions. Passes: per image, with what a method needs to prepare itself."
+        "and every seed's own number. PGD-50 against PAT in points, on the same images and seeds. Sensitivity: mean of the last "
+        "six convolutions. Passes: per image, with what a method needs to prepare itself."
     )
     grid = "How λ was chosen: clean / PGD-20 accuracy on 250 validation images of the first seed."
     return "\n".join([about, "", table(results), "", grid, "", *tuning(results), ""])
