@@ -65,7 +65,7 @@ class RouteWeight(Routed):
         for link in links:
             weight = layer_of(network, link.layer).get_parameter("weight")
             targets, sources = (memory[PREFIX + name] for name in (link.layer, link.source))
-            sizes = weight[targets][:, sources].abs().flatten(1).sum(1)
+            sizes = weight.abs().flatten(2).sum(2)[targets][:, sources].sum(1)
             if self.fold_bn and link.norm:
                 sizes = sizes * norm_factor(layer_of(network, link.norm))[targets].abs()
             total = total + sizes.sum()
