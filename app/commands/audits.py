@@ -11,8 +11,8 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
-from app.commands.show import console, duration, follow, rate, state, table, when
-from auditor.errors import AuditorError, SpecError
+from app.commands.show import console, duration, followed, rate, state, table, when
+from auditor.errors import SpecError
 
 if TYPE_CHECKING:
     from auditor.audit_spec import AuditSpec
@@ -61,7 +61,6 @@ def run(
     detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
 ) -> None:
     """Queue an audit and follow it. Where no worker is running, one is started for the time it takes."""
-    from app.processes import worker_if_none
     from worker.client import Client
 
     client = Client()
@@ -78,11 +77,7 @@ def run(
     console.print(f"Audit {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes per image{left}.")
     if detach:
         return
-    with worker_if_none(client) as keep_one:
-        (job,) = follow(client, [job_id], keep_one)
-    if job.state != "succeeded":
-        raise AuditorError(job.error or f"The audit was {job.state}.", job.hint)
-    summary(client, job)
+    summary(client, followed(client, job_id, "audit"))
 
 
 @app.command("list")

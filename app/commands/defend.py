@@ -10,8 +10,8 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
-from app.commands.show import console, follow, rate, state, table, when
-from auditor.errors import AuditorError, NotFoundError, SpecError
+from app.commands.show import console, followed, rate, state, table, when
+from auditor.errors import NotFoundError, SpecError
 
 if TYPE_CHECKING:
     from auditor.defense_fit import FitSpec
@@ -53,7 +53,6 @@ def fit(
     detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
 ) -> None:
     """Prepare a defense for a model and keep it. Where no worker is running, one is started for the time."""
-    from app.processes import worker_if_none
     from worker.client import Client
 
     client = Client()
@@ -66,10 +65,7 @@ def fit(
     console.print(f"Preparation {preparation.job_id[:8]} is queued.")
     if detach:
         return
-    with worker_if_none(client) as keep_one:
-        (job,) = follow(client, [preparation.job_id], keep_one)
-    if job.state != "succeeded":
-        raise AuditorError(job.error or f"The preparation was {job.state}.", job.hint)
+    job = followed(client, preparation.job_id, "preparation")
     row = client.defense_made_by(job.id)
     if row is not None:
         _describe(client.defense(row.id))
@@ -177,7 +173,6 @@ def evaluate(
     detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
 ) -> None:
     """Queue an evaluation of a stored defense, and follow it. Where no worker is running, one is started for the time."""
-    from app.processes import worker_if_none
     from auditor.defending.sweep import Sweep
     from worker.client import Client
 
@@ -196,11 +191,7 @@ def evaluate(
     console.print(f"Evaluation {job_id[:8]} is queued.")
     if detach:
         return
-    with worker_if_none(client) as keep_one:
-        (job,) = follow(client, [job_id], keep_one)
-    if job.state != "succeeded":
-        raise AuditorError(job.error or f"The evaluation was {job.state}.", job.hint)
-    summary(client.defense_study(job.id))
+    summary(client.defense_study(followed(client, job_id, "evaluation").id))
 
 
 @app.command()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.catalogue import CatalogueCommand
-from app.commands.show import console, duration, follow, rate, state, table, when
-from auditor.errors import AuditorError, SpecError
+from app.commands.show import console, duration, followed, rate, state, table, when
+from auditor.errors import SpecError
 
 if TYPE_CHECKING:
     from auditor.training_spec import TrainingSpec
@@ -41,7 +41,6 @@ def run(
     detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
 ) -> None:
     """Queue a training that makes a child of a model, and follow it. Where no worker is running, one is started for the time."""
-    from app.processes import worker_if_none
     from worker.client import Client
 
     client = Client()
@@ -55,11 +54,7 @@ def run(
     )
     if detach:
         return
-    with worker_if_none(client) as keep_one:
-        (job,) = follow(client, [job_id], keep_one)
-    if job.state == "failed":
-        raise AuditorError(job.error, job.hint)
-    summary(client, job)
+    summary(client, followed(client, job_id, "training", good=("succeeded", "cancelled")))
 
 
 @app.command("list")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
+
+from auditor.errors import AuditorError
 
 if TYPE_CHECKING:
     from worker.client import Client, JobView
@@ -79,6 +81,20 @@ def follow(client: Client, job_ids: Sequence[str], on_poll: Callable[[], None]) 
                 return jobs
             on_poll()
             time.sleep(POLL_SECONDS)
+
+
+def followed(client: Client, job_id: str, what: str, *, good: Collection[str] = ("succeeded",)) -> JobView:
+    """Follow one job to its end. Where no worker is running, one is started for the time it takes.
+
+    Raises AuditorError where it ends in a state that is not ``good``; ``what``: its name in a sentence.
+    """
+    from app.processes import worker_if_none
+
+    with worker_if_none(client) as keep_one:
+        (job,) = follow(client, [job_id], keep_one)
+    if job.state not in good:
+        raise AuditorError(job.error or f"The {what} was {job.state}.", job.hint)
+    return job
 
 
 def _note(job: JobView) -> str:

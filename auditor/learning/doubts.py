@@ -12,9 +12,18 @@ COLLAPSE = 0.5
 """Robust accuracy that falls below this share of its best has collapsed."""
 
 
+FEW = 0.02
+"""Where no more than this share of the validation images resists, which epoch has the most of them is an accident."""
+
+
 def doubts(spec: TrainingSpec, points: Sequence[Point], best: Best, stopped: str, classes: int) -> tuple[Flag, ...]:
     """What a reader of the result should know. ``points``: of the whole training."""
-    found = (_still_rising(spec, points, best, stopped), _collapsed(points), _chance(best, classes))
+    found = (
+        _still_rising(spec, points, best, stopped),
+        _collapsed(points),
+        _chance(best, classes),
+        _by_accident(spec, best),
+    )
     return tuple(flag for flag in found if flag is not None)
 
 
@@ -57,4 +66,16 @@ def _chance(best: Best, classes: int) -> Flag | None:
         message="The kept weights classify clean validation images hardly better than chance.",
         evidence=f"clean validation accuracy {best.clean}, {classes} classes.",
         remedy="The training failed: lower the learning rate or the weights of the loss's parts, or let more layers learn.",
+    )
+
+
+def _by_accident(spec: TrainingSpec, best: Best) -> Flag | None:
+    if spec.select != "robust" or best.robust is None or best.robust.value is None or best.robust.value > FEW:
+        return None
+    return Flag(
+        name="weights chosen by accident",
+        severity="warning",
+        message="Hardly any validation image resisted the attack, so that the epoch was chosen by a few of them.",
+        evidence=f"robust validation accuracy {best.robust}, clean {best.clean}, of epoch {best.epoch}.",
+        remedy="Train again with select = clean, or validate with a smaller epsilon.",
     )

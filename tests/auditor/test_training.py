@@ -428,8 +428,10 @@ def points_of(*robust: int) -> list[Point]:
 
 
 def test_doubts_are_read_from_the_curves() -> None:
-    def found(points: list[Point], clean: int = 90, stopped: str = "finished", **more: Any) -> list[str]:
-        best = Best(epoch=1, clean=Rate.count(clean, 100), robust=Rate.count(40, 100))
+    def found(
+        points: list[Point], clean: int = 90, robust: int = 40, stopped: str = "finished", **more: Any
+    ) -> list[str]:
+        best = Best(epoch=1, clean=Rate.count(clean, 100), robust=Rate.count(robust, 100))
         return [flag.name for flag in doubts(spec_of(**more), points, best, stopped, 10)]
 
     assert found(points_of(0, 30, 40, 40)) == []
@@ -439,6 +441,9 @@ def test_doubts_are_read_from_the_curves() -> None:
     assert found(points_of(0, 30, 5)) == ["robust accuracy collapsed"]
     assert found(points_of(0, 4, 1)) == []
     assert found(points_of(0, 30, 30), clean=8) == ["no better than chance"]
+    assert found(points_of(0, 2, 1), robust=2) == ["weights chosen by accident"]
+    assert found(points_of(0, 2, 1), robust=3) == []
+    assert found(points_of(0, 2, 1), robust=2, select="clean") == []
 
 
 @pytest.fixture(scope="module")
