@@ -32,7 +32,7 @@ from auditor.architecture import ARCHITECTURES
 from auditor.attack import ATTACKS, Ensemble
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.dataset import ImageDataset
-from auditor.defending.bench import Bench
+from auditor.defending.bench import SLACK, Bench
 from auditor.defense import DEFENSES
 from auditor.defense_evaluation import DefenseSpec, evaluate
 from auditor.intake.weights import load_weights, take_model
@@ -54,13 +54,15 @@ NETWORKS: dict[str, tuple[str, str, dict[str, Any], str]] = {
 class StaticAttack(NamedTuple):
     """An attack on the undefended network: the paper's steps, within our budget. ``text`` may name --boundary-steps, ...
 
-    ``one_size``: whether all its images are equally far, so that those within the budget are the closest ones, too.
+    ``search``: the one budget under which it searches, where a second search would find no other images: one pixel is always
+    equally far, and a walk from afar towards the image passes the budget only at its end, if at all. Those within the budget are
+    then picked from it.
     """
 
     name: str
     text: str
     threat: ThreatModel
-    one_size: bool = False
+    search: Budget | None = None
 
 
 PGD = StaticAttack("PGD", f"pgd:steps=40,step_size={0.01 / 0.3},random_start=false", LINF)
@@ -74,9 +76,9 @@ STATIC = (
     StaticAttack("UAP", "uap:passes=3,delta=0.2", ThreatModel(norm=Norm.LINF, epsilon=0.1)),
     StaticAttack("EOT", "eot:steps=5", LINF),
     StaticAttack("AUNA", "auna:levels=1000", ThreatModel(norm=Norm.LINF, epsilon=0.2)),
-    StaticAttack("PWA", "pointwise:steps={pointwise_steps}", L2),
-    StaticAttack("Pixel", "one-pixel:search=yellow", ThreatModel(norm=Norm.L0, epsilon=1), one_size=True),
-    StaticAttack("Boundary", "boundary:steps={boundary_steps},directions={boundary_directions}", L2),
+    StaticAttack("PWA", "pointwise:steps={pointwise_steps}", L2, search="minimal"),
+    StaticAttack("Pixel", "one-pixel:search=yellow", ThreatModel(norm=Norm.L0, epsilon=1), search="fixed"),
+    StaticAttack("Boundary", "boundary:steps={boundary_steps},directions={boundary_directions}", L2, search="minimal"),
     StaticAttack("Auto", "auto-attack", LINF),
 )
 
@@ -127,6 +129,11 @@ class Images:
         with np.load(path, allow_pickle=False) as stored:
             return cls(stored["positions"], torch.from_numpy(stored["x_adv"]), stored["distance"], int(stored["tried"]))
 
+    def within(self, threat: ThreatModel) -> Images:
+        """Those in the budget."""
+        kept = self.distance <= threat.epsilon * (1 + SLACK)
+        return Images(self.positions[kept], self.x_adv[torch.from_numpy(kept)], self.distance[kept], self.tried)
+
     def attempt(self) -> Attempt:
         median = float(np.median(self.distance)) if len(self.distance) else None
         return Attempt(Rate.count(len(self.positions), self.tried), median)
@@ -157,8 +164,9 @@ class Study:
         chosen = ATTACKS.parse(attack.text.format(**vars(self.options)))
         if budget == "minimal" and isinstance(chosen, Ensemble):
             return None
-        if attack.one_size:
-            budget = "fixed"
+        if attack.search is not None and attack.search != budget:
+            made = self.images(attack, attack.search)
+            return made.within(attack.threat) if made and budget == "fixed" else made
         chosen = chosen.model_copy(update={"budget": budget})
         key = hashlib.sha256(f"{chosen.describe()} {attack.threat} {self.options.samples}".encode()).hexdigest()[:12]
         path = self.folder / f"{self.name}-{attack.name}-{budget}-{key}.npz"
