@@ -128,7 +128,7 @@ class L1:
     def onto_plane(x: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
         # The steepest entries move first, each as far as its room.
         gap, slope, room, sign = _towards_plane(x, normal, offset)
-        order = slope.argsort(dim=1, descending=True)
+        order = slope.argsort(dim=1, descending=True, stable=True)
         slope, reach = slope.gather(1, order), room.gather(1, order)
         before = (slope * reach).cumsum(1) - slope * reach
         moved = torch.minimum((gap - before).clamp_min(0) / slope.clamp_min(1e-38), reach)
@@ -154,9 +154,7 @@ class L1:
     def steepest(gradient: Tensor, x_adv: Tensor) -> Tensor:
         stuck = ((x_adv <= 0) & (gradient < 0)) | ((x_adv >= 1) & (gradient > 0))
         flat = gradient.masked_fill(stuck, 0.0).flatten(1)
-        count = max(1, round(SPARSE_SHARE * flat.shape[1]))
-        kept = flat.abs().topk(count, dim=1).indices
-        signs = torch.zeros_like(flat).scatter(1, kept, flat.gather(1, kept).sign())
+        signs = torch.where(largest(flat.abs(), max(1, round(SPARSE_SHARE * flat.shape[1]))), flat.sign(), 0.0)
         return (signs / signs.abs().sum(1, keepdim=True).clamp_min(1)).view_as(gradient)
 
     @staticmethod
@@ -229,6 +227,14 @@ def _level(gap: Tensor, slope: Tensor, room: Tensor, speed: Tensor) -> Tensor:
 
 def _restored(flat: Tensor, x: Tensor) -> Tensor:
     return flat.view_as(x)
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """Which ``count`` entries of each row, (B, D), are the largest, bool; the first of equal ones, where ``topk`` may take any,
+    another on another processor or in another batch."""
+    least = values.topk(count, dim=1).values[:, -1:]
+    above, equal = values > least, values == least
+    return above | (equal & (equal.cumsum(1) <= count - above.sum(1, keepdim=True)))
 
 
 def rows(values: Tensor, like: Tensor) -> Tensor:

@@ -30,15 +30,15 @@ SEARCH_ROOM = 6.0
 this test can ask. Tests of their own look closer."""
 CHEAPER: dict[str, dict[str, Any]] = {
     "auna": {"levels": 200},
-    "boundary": {"steps": 200, "directions": 3},
+    "boundary": {"steps": 150, "directions": 3},
     "carlini-wagner": {"binary_steps": 2, "steps": 40, "first_weight": 1},
     "hop-skip-jump": {"steps": 4},
     "nattack": {"steps": 40, "samples": 40, "step_size": 0.05},
     "one-pixel": {"pixels": 24, "population": 60, "generations": 30},
-    "pointwise": {"steps": 60},
+    "pointwise": {"steps": 40},
     "random-noise": {"draws": 60},
     "spsa": {"steps": 30, "samples": 16, "step_size": 0.02},
-    "square": {"queries": 600},
+    "square": {"queries": 400},
     "uap": {"passes": 1, "deepfool_steps": 5},
 }
 """Other parameters for attacks that take too many steps by default."""
@@ -52,7 +52,7 @@ CHEAPER_STAGES = {
 }
 """The same for AutoAttack, which has no parameters; on networks of two classes and five."""
 FEWER = 12
-"""Samples for attacks without gradients, and for ensembles."""
+"""Samples where every attack runs several times, and for those without gradients and ensembles."""
 ORDER = {Norm.LINF: np.inf, Norm.L2: 2, Norm.L1: 1}
 
 combinations = pytest.mark.parametrize(
@@ -107,7 +107,9 @@ def attacked(
 ) -> tuple[Outcome, Kept, Classifier]:
     classifier = classifier or small_classifier()
     data = labelled(classifier, wrong=0)
-    ids = np.arange(len(data) if samples is None else samples)
+    if samples is None:
+        samples = len(data) if isinstance(member, Attack) or quick(member) else FEWER
+    ids = np.arange(samples)
     kept = Kept()
     attack = member if isinstance(member, Attack) else default(member)
     criterion: Criterion = more.pop("criterion", None) or Misclassification(torch.from_numpy(data.labels))
@@ -133,7 +135,7 @@ def test_budget_and_box_are_respected_and_the_verdict_is_the_models(member: type
     classifier = small_classifier()
     outcome, kept, epsilon = telling(member, norm, classifier=classifier)
     data = labelled(classifier, wrong=0)
-    for position in range(len(data)):
+    for position in kept.x:
         distance = length(kept.x_adv[position] - kept.x[position], norm)
         if outcome.fooled[position]:
             assert distance <= epsilon * (1 + 1e-5) + 1e-6
@@ -152,21 +154,21 @@ def test_budget_and_box_are_respected_and_the_verdict_is_the_models(member: type
 
 @combinations
 def test_the_seed_makes_it_bit_for_bit_and_the_batch_size_does_not_matter(member: type[Attack], norm: Norm) -> None:
-    """Without gradients the network is in float64: small differences of its answers, and its decisions close to the boundary,
-    magnify what the batch does to the rounding of float32."""
-    classifier = small_classifier() if member.uses_gradients else small_classifier().double()
-    samples = None if quick(member) else FEWER
+    """In float64, since decisions close to the boundary, and many steps, magnify what the batch does to the rounding of float32,
+    by how much depends on the processor."""
+    classifier, samples = small_classifier().double(), FEWER if quick(member) else FEWER // 2
     first, kept, _ = attacked(member, norm, batch_size=5, classifier=classifier, samples=samples)
     again, kept_again, _ = attacked(member, norm, batch_size=5, classifier=classifier, samples=samples)
     assert all(torch.equal(kept.x_adv[position], kept_again.x_adv[position]) for position in kept.x_adv)
     assert all(np.array_equal(one, other) for one, other in zip(first[:-1], again[:-1], strict=True))
-    for batch_size in (1, 100) if samples else (1, 7, 100):
+    for batch_size in (1, 100):
         other, kept_other, _ = attacked(member, norm, batch_size=batch_size, classifier=classifier, samples=samples)
         assert np.array_equal(first.fooled, other.fooled)
         assert np.array_equal(first.forwards, other.forwards)
         assert np.array_equal(first.backwards, other.backwards)
         assert all(
-            torch.allclose(kept.x_adv[position], kept_other.x_adv[position], atol=1e-6) for position in kept.x_adv
+            torch.allclose(kept.x_adv[position], kept_other.x_adv[position], rtol=0, atol=1e-6)
+            for position in kept.x_adv
         )
 
 
@@ -187,7 +189,7 @@ def test_a_targeted_attack_reaches_its_class(member: type[Attack], norm: Norm) -
     data = labelled(classifier, wrong=0)
     targets = torch.from_numpy((data.labels + 1) % 5)
     outcome, _, epsilon = telling(member, norm, criterion=TargetedMisclassification(targets))
-    assert np.array_equal(np.isfinite(outcome.closest), outcome.prediction == targets.numpy())
+    assert np.array_equal(np.isfinite(outcome.closest), outcome.prediction == targets[: len(outcome.closest)].numpy())
     assert np.array_equal(outcome.fooled, outcome.closest <= epsilon * (1 + 1e-5) + 1e-6)
     assert outcome.fooled.any() or member.control, "a control has no target"
 
@@ -228,7 +230,7 @@ def test_success_begins_just_past_the_boundary_of_a_linear_model(member: type[At
     else:
         dual = float(np.linalg.norm(weight.numpy(), {Norm.LINF: 1, Norm.L2: 2, Norm.L1: np.inf}[norm]))
         distances = (side.abs() / dual).numpy()
-    for sample in range(20 if quick(member) else FEWER // 2):
+    for sample in range(FEWER if quick(member) else FEWER // 2):
         for factor, succeeds in ((room, not default(member).fitted_on), (0.99, False)):
             radius = float(distances[sample] * factor)
             if norm is Norm.L0:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from auditor.geometry import largest
 from auditor.randomness import RowRandom
 from auditor.threat import Norm, ThreatModel, show_epsilon
 
@@ -71,6 +72,16 @@ def test_the_steepest_direction_has_unit_norm_and_reaches_the_dual_norm(norm: No
     orders = {"linf": lambda g: np.abs(g).sum(), "l2": np.linalg.norm, "l1": lambda g: np.sort(np.abs(g))[-4:].mean()}
     dual = [orders[norm.value](row.flatten().numpy()) for row in gradient]
     assert np.allclose((direction * gradient).flatten(1).sum(1).numpy(), dual)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 12), kinds=st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_of_equal_entries_the_first_are_the_largest(seed: int, count: int, kinds: int) -> None:
+    """Beside numpy's stable order; in L1 a step must not depend on how a processor breaks a tie."""
+    values = np.random.default_rng(seed).integers(0, kinds, (3, 12)).astype(np.float32)
+    expected = np.zeros_like(values, bool)
+    np.put_along_axis(expected, (-values).argsort(1, kind="stable")[:, :count], True, axis=1)
+    assert np.array_equal(largest(torch.from_numpy(values), count).numpy(), expected)
 
 
 @smooth
