@@ -68,6 +68,7 @@ def _add(view: DefenseView) -> None:
         st.warning("The defense learnt from images of this data set: its numbers on the very same ones are too high.")
     try:
         spec = _spec(view, seen)
+        _show_cost(view, dataset, spec)
         if st.button("Evaluate", type="primary", key="evaluate-queue"):
             job_id = client().evaluate_defense(view.row.id, dataset, spec)
             st.session_state["evaluate-chosen"] = job_id
@@ -75,6 +76,15 @@ def _add(view: DefenseView) -> None:
             st.rerun()
     except AuditorError as error:
         st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
+
+
+def _show_cost(view: DefenseView, dataset: str, spec: StudySpec) -> None:
+    """What the evaluation costs at most, before it is queued."""
+    cost = client().evaluation_estimate(view.row.id, dataset, spec)
+    text = f"At most {cost.passes / cost.samples:,.0f} forward passes of the model for each of {cost.samples:,} images"
+    if cost.seconds is not None:
+        text += f", {duration(cost.seconds)} on the machine that vetted it"
+    st.caption(plain(f"{text}; images that are fooled early spare much of it, and a defense's own work comes on top."))
 
 
 def _spec(view: DefenseView, seen: bool) -> StudySpec:

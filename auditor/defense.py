@@ -58,6 +58,10 @@ class Defense(Capability):
         """Passes with new random numbers whose probabilities are averaged for one answer."""
         return 1
 
+    def inner_passes(self, classes: int, nearest: int = 1) -> int:
+        """Forward passes of what lies behind it that one draw of an answer takes; ``nearest`` as a view has it."""
+        return 1
+
     def check(self, classifier: Classifier) -> None:
         """Raises MismatchError or EvaluationError for a network or images that it cannot defend."""
 

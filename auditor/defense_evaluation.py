@@ -20,6 +20,7 @@ from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.defended import DefendedClassifier, View
 from auditor.defending.bench import Bench, Found, row
+from auditor.defending.cost import costs
 from auditor.defending.flags import doubts
 from auditor.defending.metrics import leading_in_common, mean_of_finite, psnr
 from auditor.defending.table import DefenseEvaluation, Distances, Reproduction, RobustRow, StaticRow
@@ -104,8 +105,9 @@ def evaluate(
     run = _Run(classifier, model, bench, spec)
     tables = _Tables()
     jobs = run.jobs(tables)
+    cost = costs(defenses, spec, classifier.num_classes)
     for name in jobs:
-        progress.add(name, 1.0)
+        progress.add(name, cost[name])
     for name, job in jobs.items():
         with progress.stage(name):
             job()

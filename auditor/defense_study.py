@@ -18,11 +18,12 @@ from auditor.dataset import ImageDataset
 from auditor.defended import DefendedClassifier
 from auditor.defending.comparing import AttackTest, SampleTest, attack_tests, sample_tests
 from auditor.defending.controls import controls, size_of_change
+from auditor.defending.cost import costs
 from auditor.defending.files import Lineage
 from auditor.defending.flags import no_better, seen_before
 from auditor.defending.sweep import Sweep
 from auditor.defending.table import DefenseEvaluation
-from auditor.defense import Defense, State, defended
+from auditor.defense import NOTHING, Defense, State, defended
 from auditor.defense_evaluation import DefenseSpec, evaluate
 from auditor.defense_fit import FitSpec, learn
 from auditor.device import pick_device
@@ -159,7 +160,8 @@ def study(
     plan = run.plan()
     progress = StagedProgress(on_progress)
     for part in plan:
-        progress.add(part.name, len(part.ids))
+        cost = costs(part.defenses, spec.evaluation, classifier.num_classes)
+        progress.add(part.name, len(part.ids) * sum(cost.values()))
     tables: dict[str, DefenseEvaluation] = {}
     begun = False
     for part in plan:
@@ -198,6 +200,22 @@ def study(
         versions=versions(), revision=revision(), device=device_name(run.classifier.device),
         started=started.isoformat(timespec="seconds"), seconds=time.perf_counter() - began,
     )  # fmt: skip
+
+
+def study_cost(spec: StudySpec, defenses: Sequence[Defense], samples: int, classes: int) -> float:
+    """What a study of this many samples costs, in forward passes of the undefended network, if no attack fools anybody; what the
+    defenses themselves do to an image comes on top. Raises SpecError as ``study`` does."""
+
+    def table(of: Sequence[Defense], threat: ThreatModel) -> float:
+        return sum(costs(of, spec.evaluation.model_copy(update={"threat": threat}), classes).values())
+
+    threat = spec.evaluation.threat
+    beside = controls(defenses, [NOTHING] * len(defenses), 1.0) if spec.controls else ()
+    whole = table(defenses, threat) + sum(table(one.defenses, threat) for one in beside)
+    swept = sum(
+        table(point.defenses, point.threat) for sweep in spec.sweeps for point in sweep.points(defenses, threat)
+    )
+    return samples * whole + min(samples, spec.sweep_samples) * swept
 
 
 class _Part(NamedTuple):

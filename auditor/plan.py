@@ -6,6 +6,7 @@ from collections.abc import Hashable
 
 from auditor.attack import Attack
 from auditor.audit_spec import AuditSpec
+from auditor.harness.radius_search import GROWTHS
 from auditor.threat import Norm, ThreatModel
 
 CHECK_SHARE = 0.03
@@ -46,17 +47,19 @@ def _before_checks(spec: AuditSpec, samples: int) -> dict[Hashable, float]:
     for threat in spec.threats:
         attacks = spec.attacks_for(threat)
         for attack in attacks:
-            stages["headline", threat, attack] = samples * _passes(attack)
+            stages["headline", threat, attack] = samples * passes(attack)
         for point in points(spec, threat):
             for attack in attacks:
-                stages["curve", point, attack] = 0.5 * samples * _passes(attack)
-        stages["beyond", threat] = 0.2 * samples * sum(map(_passes, attacks)) * spec.curve_to_zero
+                stages["curve", point, attack] = 0.5 * samples * passes(attack)
+        stages["beyond", threat] = 0.2 * samples * sum(map(passes, attacks)) * spec.curve_to_zero
     if spec.analyses:
         chosen = min(samples, spec.analysis_samples)
-        stages["pairs"] = chosen * _passes(spec.analysis_attack)
+        stages["pairs"] = chosen * passes(spec.analysis_attack)
         stages |= {analysis: analysis.cost * chosen for analysis in spec.analyses}
     return stages
 
 
-def _passes(attack: Attack) -> float:
-    return attack.runs * attack.cost
+def passes(attack: Attack) -> float:
+    """Of one image that is never fooled, in the same unit; one that looks for the closest image tries larger radii then."""
+    radii = 1 + GROWTHS if attack.budget == "minimal" and not attack.minimizes else 1
+    return radii * attack.runs * attack.cost

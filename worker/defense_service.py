@@ -12,7 +12,7 @@ from worker.loading import architecture_of, load_classifier
 from worker.models import DefenseRow
 from worker.registry import usable
 from worker.service import Service
-from worker.views import JobView, check_fit
+from worker.views import Estimate, JobView, check_fit
 
 if TYPE_CHECKING:
     from auditor.defending.playground import Play, PlaySpec
@@ -130,6 +130,21 @@ class DefenseService(Service):
             sweep.points(fitted.defenses, spec.evaluation.threat)
         values = {"model_id": row.model_id, "dataset_id": dataset_row.id, "defense_id": row.id, "study": spec}
         return self.submit(JOBS.build("evaluate-defense", values), f"{row.name} on {dataset_row.name}")
+
+    def evaluation_estimate(self, defense: str, dataset: str, spec: StudySpec) -> Estimate:
+        """What an evaluation would cost at most, but for what the defense does to each image, before it runs.
+
+        Raises SpecError for a sweep that the defense does not know.
+        """
+        from auditor.defense_fit import FitSpec
+        from auditor.defense_study import study_cost
+
+        row = self._defenses.get(defense)
+        model_row, total = self.model(row.model_id), int(self.dataset(dataset).manifest["samples"])
+        samples = min(total, spec.samples or total)
+        passes = study_cost(spec, FitSpec.load(row.spec).defenses, samples, architecture_of(model_row).num_classes)
+        speed = self._speed(model_row.id)
+        return Estimate(samples, passes, None if speed is None else passes * speed)
 
     def defense_evaluations(self, defense: str = "", limit: int = 200) -> list[EvaluationView]:
         """The evaluations of one stored defense, or of all, the newest first, whatever became of them."""

@@ -10,7 +10,7 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
-from app.commands.show import console, followed, rate, state, table, when
+from app.commands.show import console, duration, followed, rate, state, table, when
 from auditor.errors import NotFoundError, SpecError
 
 if TYPE_CHECKING:
@@ -187,8 +187,12 @@ def evaluate(
             "sweeps": [Sweep.parse(item) for item in sweep or []], "sweep_samples": sweep_samples, "device": device,
         }  # fmt: skip
         chosen = _study(values)
+    cost = client.evaluation_estimate(defense, dataset, chosen)
     job_id = client.evaluate_defense(defense, dataset, chosen)
-    console.print(f"Evaluation {job_id[:8]} is queued.")
+    left = f", at most {duration(cost.seconds)}" if cost.seconds is not None else ""
+    console.print(
+        f"Evaluation {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes of the model per image{left}."
+    )
     if detach:
         return
     summary(client.defense_study(followed(client, job_id, "evaluation").id))

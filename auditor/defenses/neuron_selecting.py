@@ -34,6 +34,9 @@ class NeuronSelecting(Defense):
     inside: ClassVar[bool] = True
     share: float = Field(0.7, gt=0, le=1, description="Share of each layer's neurons that a class keeps.")
 
+    def inner_passes(self, classes: int, nearest: int = 1) -> int:
+        return classes
+
     def fit(
         self,
         classifier: Classifier,

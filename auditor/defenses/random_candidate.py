@@ -23,6 +23,9 @@ class RandomCandidate(PerturbationPool):
     random: ClassVar[bool] = True
     control: ClassVar[bool] = True
 
+    def inner_passes(self, classes: int, nearest: int = 1) -> int:
+        return nearest
+
     def chosen(self, inner: Classifier, x: Tensor, passing: Passing) -> Tensor:
         pool = len(passing.state.tensors["delta"])
         wanted = x.new_empty((len(x), min(passing.view.nearest, pool)), dtype=torch.float64)

@@ -48,6 +48,12 @@ class InfluenceAttack(BaseModel):
     front: int = Field(3, ge=1, description="Front neurons (k1).")
     tail: int = Field(3, ge=1, description="Tail neurons (k2).")
 
+    @property
+    def passes(self) -> int:
+        """Forward passes of the network for one image; a backward pass counts as two."""
+        steps, forwards = (1 if self.kind == "ala" else self.steps), (1 if self.kind in ("ala", "i-ala") else 2)
+        return 1 + steps * 3 * forwards
+
     def attack(self, classifier: Classifier, x: Tensor, labels: Tensor, ball: Ball) -> Tensor:
         """The adversarial images, (B, C, H, W) in [0, 1]. Raises EvaluationError where the network has no head."""
         head = head_of(classifier)

@@ -52,6 +52,10 @@ class CandidateDefense(Defense):
         """Candidates in the pool, if there are so many correctly classified images."""
         return max(1, round(self.eta * self.inputs))
 
+    def inner_passes(self, classes: int, nearest: int = 1) -> int:
+        """One to choose the candidates, and one with each."""
+        return 1 + nearest
+
     def check(self, classifier: Classifier) -> None:
         Place.of(classifier, self.layer)
 

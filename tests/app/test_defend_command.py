@@ -98,7 +98,10 @@ def test_specifications_in_files_are_run_as_they_are(world: World, auditor: Audi
     fit.write_text(json.dumps({"defenses": [{"kind": "bit-depth", "bits": 4}]}))
     study.write_text(study_spec().model_dump_json())
     auditor("defend", "fit", "tiny", "--spec", str(fit), "--name", "coarse")
-    auditor("defend", "evaluate", "coarse", "random", "--spec", str(study), "--detach")
+    told = auditor("defend", "evaluate", "coarse", "random", "--spec", str(study), "--detach")
+    assert re.search(
+        r"Evaluation \w{8} is queued: at most [\d,]+ passes of the model per image", " ".join(told.split())
+    )
     (one,) = world.client.defense_evaluations("coarse")
     run_here(world.client, one.job.id)
     assert world.client.defense_study(one.job.id).spec == study_spec()
