@@ -170,6 +170,11 @@ class Attack(Capability):
         return 1
 
     @property
+    def single(self) -> bool:
+        """Whether it is one run within a fixed budget, so that each sample has one last image."""
+        return self.runs == 1 and self.budget == "fixed"
+
+    @property
     @abstractmethod
     def iterations(self) -> int:
         """Steps of one run."""
@@ -205,6 +210,10 @@ class Ensemble(Attack):
     """Several attacks, run one after another, each on the samples that still stand."""
 
     budget: Literal["fixed"] = Field("fixed", description="fixed: any image within epsilon will do.")
+
+    @property
+    def single(self) -> bool:
+        return False
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from auditor.analysis import ANALYSES, Analysis
-from auditor.attack import ATTACKS, Attack, Ensemble
+from auditor.attack import ATTACKS, Attack
 from auditor.capability import MemberOf
 from auditor.check import CHECKS, Check
 from auditor.corruption import CORRUPTIONS, Corruption
@@ -110,7 +110,7 @@ class AuditSpec(BaseModel):
         attack, lead = self.analysis_attack, self.threats[0]
         if lead.norm not in attack.norms:
             raise ValueError(f"the analysis attack, {attack.display_title()}, does not work in {lead.norm.symbol}")
-        if attack.runs > 1 or attack.budget != "fixed" or isinstance(attack, Ensemble):
+        if not attack.single:
             raise ValueError(
                 "the analysis attack makes one twin per sample, so it takes a single run (restarts = 1) within a fixed budget"
             )

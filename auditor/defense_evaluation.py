@@ -209,7 +209,7 @@ class _Run:
         key = (attack.describe(), budget)
         if key not in self.found:
             wanted = attack.model_copy(update={"budget": budget})
-            self.found[key] = self.bench.attacked(self.classifier, wanted, np.flatnonzero(self.plain_right))
+            self.found[key] = self.bench.static(self.classifier, wanted, np.flatnonzero(self.plain_right))
         return self.found[key]
 
     def _static(self, tables: _Tables, attack: Attack, budget: Budget) -> None:
@@ -261,7 +261,7 @@ class _Run:
         The result lies within epsilon of the defended image, not of the clean one: it does not enter the headline.
         """
         first = self._static_found(attack, "fixed")
-        second = self.bench.attacked(self.classifier, attack, first.positions, self._got(first.x_adv))
+        second = self.bench.static(self.classifier, attack, first.positions, self._got(first.x_adv))
         held = self.bench.held(self.model, self.right, second, anywhere=True)
         return row(f"SAA by {attack.display_title()}", "influence", self.right, held, second, within=False)
 

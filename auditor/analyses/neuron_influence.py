@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from auditor.analysis import Analysis, Finding, NeuronMeasure, Pair, Subject, before_head
-from auditor.attack import ATTACKS, Attack, Ensemble
+from auditor.attack import ATTACKS, Attack
 from auditor.criterion import Misclassification
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
@@ -75,8 +75,8 @@ class NeuronInfluence(Analysis):
             "threat": str(subject.threat),
             "layer": f"the input of {head.name}",
         }
-        makers = [attack for attack in subject.attacks if _makes_twins(attack) and not attack.control]
-        left_out = [attack.display_title() for attack in subject.attacks if not _makes_twins(attack)]
+        makers = [attack for attack in subject.attacks if attack.single and not attack.control]
+        left_out = [attack.display_title() for attack in subject.attacks if not attack.single]
         noise = ATTACKS.build("random-noise", {"draws": 2})
         if subject.threat.norm in noise.norms:
             makers.append(noise)
@@ -255,11 +255,6 @@ class NeuronInfluence(Analysis):
             rows=tuple({"neuron": int(n)} | {key: values[n] for key, values in columns.items()} for n in order),
             caption=f"Share of the {data['images']} images; influence is the mean over them.",
         )
-
-
-def _makes_twins(attack: Attack) -> bool:
-    """Whether it makes one twin per sample: a single run within a fixed budget."""
-    return attack.runs == 1 and attack.budget == "fixed" and not isinstance(attack, Ensemble)
 
 
 def _name(attack: Attack, others: list[Attack]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from auditor.attack import Ensemble
 from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
 from auditor.inquiry import Inquiry
@@ -26,7 +25,7 @@ class SilentSuccess(ThreatCheck):
         if record is None:
             return Opinion("no attack ran", applies=False)
         attack = record.attack
-        if isinstance(attack, Ensemble) or attack.runs > 1 or attack.budget != "fixed" or not attack.bounded:
+        if not (attack.single and attack.bounded):
             return Opinion(f"{attack.display_title()} has no single last image", applies=False)
         positions = inquiry.affordable(attack)
         last = inquiry.attack(attack, threat, positions, early_stop=False).outcome.fooled

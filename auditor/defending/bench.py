@@ -90,7 +90,13 @@ class Bench:
         return self.threat.ball(x).distance(x_adv, x).double().numpy()
 
     def attacked(
-        self, target: Classifier, attack: Attack, positions: NDArray[np.int64], start: Tensor | None = None
+        self,
+        target: Classifier,
+        attack: Attack,
+        positions: NDArray[np.int64],
+        start: Tensor | None = None,
+        *,
+        early_stop: bool = True,
     ) -> Found:
         """One attack on the samples at these positions, or on other images of them (``start``)."""
         x_adv = (self.clean(positions) if start is None else start).clone()
@@ -104,11 +110,22 @@ class Bench:
             dataset, ids = ImageDataset(images, labels.numpy()), np.arange(len(positions))
         outcome = run_attack(
             target, attack, self.threat, dataset, ids, Misclassification(labels.to(target.device)),
-            seed=self.seed, batch_size=self.batch_size, on_finished=keep,
-            on_progress=self.on_progress,
+            seed=self.seed, batch_size=self.batch_size, early_stop=early_stop,
+            on_finished=keep, on_progress=self.on_progress,
         )  # fmt: skip
         distance = outcome.distance if start is None else self.distance(x_adv, positions)
         return Found(positions, x_adv, distance, outcome.fooled, np.isfinite(outcome.closest), outcome.seconds)
+
+    def static(
+        self, target: Classifier, attack: Attack, positions: NDArray[np.int64], start: Tensor | None = None
+    ) -> Found:
+        """An attack on the undefended model whose images a defense is then shown; ``start`` as in ``attacked``.
+
+        Within a fixed budget, gradient steps go on to the last one, as in the published evaluations: an image that stops where it
+        has just crossed the boundary is no harder for a defense than the closest one.
+        """
+        whole = attack.single and attack.uses_gradients and attack.bounded and not attack.minimizes
+        return self.attacked(target, attack, positions, start, early_stop=not whole)
 
     def held(
         self, judge: Classifier, right: NDArray[np.bool_], found: Found, *, anywhere: bool = False

@@ -38,9 +38,9 @@ class StaticRow(_Data):
     """Adversarial images made for the undefended model, shown to the defended one.
 
     ``success``: the share of them that is classified correctly (defense success rate), as the paper counts; it is no robust
-    accuracy. ``budget`` "fixed": found within epsilon; "minimal": the closest that was found, epsilon or not. ``quality``: PSNR
-    in dB of what the network got, beside the clean images, true and as the paper prints it. ``consistency``: TKNC of the
-    leading neurons of what the network got and the clean image, beside that of the undefended adversarial image.
+    accuracy. ``budget`` "fixed": the whole attack within epsilon; "minimal": the closest that was found, epsilon or not.
+    ``quality``: PSNR in dB of what the network got, beside the clean images, true and as the paper prints it. ``consistency``:
+    TKNC of the leading neurons of what the network got and the clean image, beside that of the undefended adversarial image.
     """
 
     attack: Annotated[Attack, MemberOf(ATTACKS)]

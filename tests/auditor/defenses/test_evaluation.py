@@ -121,6 +121,10 @@ def test_static_rows_say_what_the_network_got(nip: DefenseEvaluation) -> None:
     assert (fixed.budget, minimal.budget) == ("fixed", "minimal")
     assert fixed.quality_literal == pytest.approx(2 * (fixed.quality or 0))
     assert 0 <= (fixed.consistency or 0) <= 1
+    assert (fixed.distances.smallest or 0) > 0.99 * EPSILON, (
+        "within epsilon all steps are made: no image stops at the boundary"
+    )
+    assert (minimal.distances.median or 1) < 0.9 * EPSILON
     assert minimal.success.n >= fixed.success.n
 
 
