@@ -99,7 +99,7 @@ def _spec(view: DefenseView, seen: bool) -> StudySpec:
     values: dict[str, Any] = {}
     values["controls"] = st.checkbox(
         "Controls beside it", value=True, key="evaluate-controls",
-        help="Random moves of the same size, and for NIP a random candidate, evaluated alike. They take as long again, each.",
+        help="Random moves of the same size, for NIP and NIP_n a random candidate, evaluated alike. Each takes as long again.",
     )  # fmt: skip
     if seen:
         values["unseen"] = st.checkbox("Only images that it did not learn from", value=True, key="evaluate-unseen")

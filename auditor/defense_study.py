@@ -50,7 +50,7 @@ class StudySpec(BaseModel):
     samples: int | None = Field(200, ge=1, le=10_000_000, description="Test images, drawn by the seed; empty for all.")
     unseen: bool = Field(False, description="Draw none of the images that the defense was fitted on.")
     controls: bool = Field(
-        True, description="Evaluate random moves of the same size, and for NIP a random candidate, beside the defense."
+        True, description="Evaluate random moves of the same size, and for NIP and NIP_n a random candidate, beside it."
     )
     sweeps: tuple[Sweep, ...] = Field((), max_length=16, description="Parameters to change, one after the other.")
     sweep_samples: int = Field(100, ge=1, le=10_000_000, description="The first so many test images are for sweeps.")

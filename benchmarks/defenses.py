@@ -108,6 +108,7 @@ CONTENDERS = (
     Contender("SAP", "sap:sampling=bernoulli,passes=10", slow=2),
     Contender("NS", "neuron-selecting", slow=1),
     Contender("random candidate", "random-candidate:quorum={quorum},inputs={inputs}", control=True),
+    Contender("random candidate of NIP_n", "random-candidate-n:quorum={quorum},inputs={inputs}", control=True),
     Contender("random direction", "random-direction:size=0.05", control=True),
     Contender("noise of NIP's size", "gaussian-noise:scale=nip", control=True),
 )

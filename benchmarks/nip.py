@@ -42,6 +42,7 @@ CHEAPER = {
     "nip": {"quorum": 0.5},
     "nip-n": {"quorum": 0.5},
     "random-candidate": {"quorum": 0.5},
+    "random-candidate-n": {"quorum": 0.5},
 }
 """How they are fitted here: sooner, or with a template that few images do not empty. An answer costs the same."""
 

@@ -1,4 +1,4 @@
-"""The controls of a defense: random moves of its own size, and for NIP a random candidate of its own pool."""
+"""The controls of a defense: random moves of its own size, and for NIP and NIP_n a random candidate of their own pool."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from auditor.dataset import Batch
 from auditor.defended import DefendedClassifier
 from auditor.defense import DEFENSES, NOTHING, Defense, State
 
+RANDOM_CHOICE = {"nip": "random-candidate", "nip-n": "random-candidate-n"}
+"""Which control takes any candidate of a defense's pool."""
+
 
 class Control(NamedTuple):
     """Defenses and what they learnt, to be evaluated beside the defense."""
@@ -26,16 +29,16 @@ def controls(defenses: Sequence[Defense], states: Sequence[State], size: float) 
     """``size``: by how much the defenses move an image, root mean square; 0 where they reach into the network alone, and then
     no random move is a control for them. NIP's own noise has NIP's own size; beside others it is absolute."""
     found = []
-    nip = next((at for at, one in enumerate(defenses) if one.kind == "nip"), None)
     if size > 0:
-        noise = {"scale": "nip"} if nip is not None and len(defenses) == 1 else {"size": size}
+        noise = {"scale": "nip"} if [one.kind for one in defenses] == ["nip"] else {"size": size}
         for kind, values in (("random-direction", {"size": size}), ("gaussian-noise", noise)):
             one = DEFENSES.build(kind, values)
             found.append(Control(one.display_title(), (one,), (NOTHING,)))
-    if nip is not None:
-        one = DEFENSES.build("random-candidate", defenses[nip].settings())
-        stack = (*defenses[:nip], one, *defenses[nip + 1 :])
-        # Its pool is made as that of NIP, from the same images.
+    place = next((at for at, one in enumerate(defenses) if one.kind in RANDOM_CHOICE), None)
+    if place is not None:
+        one = DEFENSES.build(RANDOM_CHOICE[defenses[place].kind], defenses[place].settings())
+        stack = (*defenses[:place], one, *defenses[place + 1 :])
+        # Its pool is made as that of the defense, from the same images.
         found.append(Control(one.display_title(), stack, tuple(states)))
     mine = {(*defenses,)}
     return tuple(item for item in found if item.defenses not in mine)

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
-from auditor.classifier import Classifier
-from auditor.defended import Passing
-from auditor.neurons import altered
-from auditor.nip.candidates import Place
-from auditor.nip.influence import Parts
-from auditor.nip.pool import CandidateDefense
+from auditor.nip.inside import NeuronPool
 
 
-class NIPNeurons(CandidateDefense):
+class NIPNeurons(NeuronPool):
     """NIP_n (Chen et al. 2021, arXiv 2112.13060, appendix D): as NIP, but the neurons are changed instead of the image.
 
     The paper does not say what the inverse activation is. Our reading: v is 1 on the candidate's front neurons and -1 on its
@@ -25,28 +17,3 @@ class NIPNeurons(CandidateDefense):
 
     title: ClassVar[str] = "NIP_n (our reading)"
     kind: Literal["nip-n"] = "nip-n"
-
-    def candidate(self, classifier: Classifier, place: Place, x: Tensor, parts: Parts, neurons: int) -> Tensor:
-        signs = torch.zeros(len(x), neurons, device=x.device)
-        return signs.scatter(1, parts.front, 1.0).scatter(1, parts.tail, -1.0)
-
-    def answer(self, inner: Classifier, x: Tensor, passing: Passing, candidate: Tensor) -> Tensor:
-        spread = (candidate.amax(1, keepdim=True) - candidate.amin(1, keepdim=True)).clamp_min(1)
-
-        def change(output: Tensor) -> Tensor:
-            size = output.flatten(1).mean(1, keepdim=True)
-            return output + (size * candidate / spread).view(*output.shape[:2], *[1] * (output.dim() - 2))
-
-        place = self.place(passing)
-        if place.layer:
-            with altered(inner.network, {place.layer: change}):
-                return inner(x)
-
-        def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (change(inputs[0]),)
-
-        handle = place.head_in(inner).layer.register_forward_pre_hook(before)
-        try:
-            return inner(x)
-        finally:
-            handle.remove()

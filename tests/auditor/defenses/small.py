@@ -20,6 +20,7 @@ CHEAPER: dict[str, dict[str, Any]] = {
     "super-resolution": {"blocks": 1, "features": 8, "steps": 5, "batch": 4},
     "sap": {"passes": 3},
     "random-candidate": {"inputs": 12, "quorum": 0.9},
+    "random-candidate-n": {"inputs": 12, "quorum": 0.9},
 }
 """Other parameters for defenses that need more images or time by default."""
 

@@ -27,7 +27,8 @@ SPEC: dict[str, Any] = {
     "threat": ThreatModel(epsilon=1e-7),
 }  # fmt: skip
 STACKS = (
-    ("jpeg",), ("gaussian-noise",), ("nip",), ("nip-n",), ("random-candidate",), ("neuron-selecting",), ("sap",),
+    ("jpeg",), ("gaussian-noise",), ("nip",), ("nip-n",),
+    ("random-candidate",), ("random-candidate-n",), ("neuron-selecting",), ("sap",),
     ("jpeg", "nip"), ("gaussian-noise", "sap"),
 )  # fmt: skip
 

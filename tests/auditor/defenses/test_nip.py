@@ -18,7 +18,6 @@ from auditor.defended import View
 from auditor.defense import DEFENSES, Defense, State
 from auditor.defenses.nip import NIP
 from auditor.defenses.nip_n import NIPNeurons
-from auditor.defenses.random_candidate import RandomCandidate
 from auditor.errors import EvaluationError
 from auditor.nip.candidates import Place, nearest, normalised, outputs, read, similarity
 from auditor.nip.influence import split
@@ -240,10 +239,11 @@ def test_an_attacker_may_look_at_several_candidates(member: type[Defense]) -> No
         assert torch.equal(strict.argmax(1) == wanted, holds), "it falls only when all four fall"
 
 
-def test_the_random_candidate_takes_every_candidate_now_and_then() -> None:
+@pytest.mark.parametrize("kind", ["random-candidate", "random-candidate-n"])
+def test_the_random_candidate_takes_every_candidate_now_and_then(kind: str) -> None:
     classifier = deeper_classifier()
     data = labelled(classifier, 40, wrong=0)
-    defense = RandomCandidate(front=1, tail=1, quorum=0.5, inputs=4)
+    defense: Any = DEFENSES.build(kind, {"front": 1, "tail": 1, "quorum": 0.5, "inputs": 4})
     model = defense.wrap(classifier, defense.fit(classifier, data, np.arange(40), seed=0))
     x = data.images(np.arange(40))
     assert set(defense.chosen(classifier, x, model.passing(x))[:, 0].tolist()) == {0, 1, 2, 3}

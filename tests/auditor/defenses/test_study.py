@@ -165,6 +165,8 @@ def test_controls_have_the_size_of_the_defense_and_the_pool_of_nip(data: ImageDa
         assert torch.equal(value, candidate.states[1].tensors[name]), name
     alone = prepared(data, NIP)
     assert controls(alone.spec.defenses, alone.states, 0.03)[1].defenses[0].settings()["scale"] == "nip"
+    (inner,) = controls([DEFENSES.build("nip-n", {"front": 2})], [NOTHING], 0.0)
+    assert inner.defenses == (DEFENSES.build("random-candidate-n", {"front": 2}),)
     inside = DEFENSES.build("sap", {})
     assert controls([inside], [NOTHING], 0.0) == ()
 
