@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from auditor.attack import ATTACKS
 from auditor.defending.metrics import PairedTest, paired_tests
 from auditor.defending.table import DefenseEvaluation
 from auditor.metrics import Rate, paired_difference
@@ -139,16 +140,23 @@ def by_attack(parts: Sequence[Finished], attacks: Mapping[str, Made]) -> str:
     """Defense success on the closest images, attack by attack."""
     heads = [item.name for item in parts]
     lines = [
-        "Defense success on the closest images, with its interval; in brackets what the paper reports:", "",
+        "Defense success on the closest images in %, with its interval; in brackets what the paper reports:", "",
         f"| attack | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}",
     ]  # fmt: skip
     for name in attacks:
         cells = []
         for item in parts:
             rate, paper = item.static.get(name, {}).get("minimal"), RESTORED.get(item.name, {}).get(name)
-            cells.append("–" if rate is None or rate.value is None else f"{rate}{f' ({paper:.1f} %)' if paper else ''}")
+            cells.append(f"{short(rate)}{f' ({paper:.0f})' if paper else ''}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def short(rate: Rate | None) -> str:
+    """``32 [20, 47]``, in %."""
+    if rate is None or rate.value is None or rate.low is None or rate.high is None:
+        return "–"
+    return f"{100 * rate.value:.0f} [{100 * rate.low:.0f}, {100 * rate.high:.0f}]"
 
 
 def against_nip(parts: Sequence[Finished]) -> str:
@@ -207,7 +215,8 @@ def adaptive(nip: Finished) -> str:
             f"{'yes' if row.within else 'no'} | {percent(None if success is None else 100 - success)} |"
         )
     levels = [
-        f"| {item.name} | {item.attack}, {item.budget} | {item.success} |" for item in nip.evaluation.reproductions
+        f"| {item.name} | {ATTACKS.parse(item.attack).display_title()}, {item.budget} | {item.success} |"
+        for item in nip.evaluation.reproductions
     ]
     if levels:
         lines += [
