@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -139,6 +139,11 @@ class Query(Protocol):
         """Its distance in the threat model's norm, (B,); inf where there is none."""
 
 
+Budget = Literal["fixed", "minimal"]
+"""What an attack may spend: epsilon, or as little as it can, however far that is."""
+BUDGETS: tuple[Budget, ...] = get_args(Budget)
+
+
 class Attack(Capability):
     """A method to find adversarial images. One subclass per file in ``auditor.attacks``.
 
@@ -159,7 +164,7 @@ class Attack(Capability):
     control: ClassVar[bool] = False
     """Whether it looks for nothing: a control, which shows what chance alone does and which every attack must beat."""
 
-    budget: Literal["fixed", "minimal"] = Field(
+    budget: Budget = Field(
         "fixed",
         description="fixed: any image within epsilon will do. minimal: look for the closest adversarial image of each sample.",
     )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from auditor.attack import ATTACKS, Attack
+from auditor.attack import ATTACKS, BUDGETS, Attack, Budget
 from auditor.capability import MemberOf
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
@@ -37,8 +37,6 @@ LEADING = 5
 """Neurons that TKNC compares."""
 SHOWN = 32
 """Images that the doubts about gradients look at."""
-
-Budget = Literal["fixed", "minimal"]
 
 
 class DefenseSpec(BaseModel):
@@ -145,9 +143,8 @@ class _Run:
     def jobs(self, tables: _Tables) -> dict[str, Callable[[], None]]:
         """What is to be run, by name, in order; each adds to the tables."""
         spec, jobs = self.spec, dict[str, Callable[[], None]]()
-        budgets: tuple[Budget, ...] = ("fixed", "minimal")
         for attack in spec.static:
-            for budget in budgets:
+            for budget in BUDGETS:
                 jobs[f"static {attack.describe()} {budget}"] = partial(self._static, tables, attack, budget)
         robust: dict[str, Callable[[], RobustRow]] = {}
         for attack in spec.white_box():

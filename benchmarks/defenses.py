@@ -24,12 +24,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from attacks import CNN_A
-from defenses_page import BUDGETS, NIP, Attempt, Budget, Finished, Made, page
+from defenses_page import NIP, Attempt, Finished, Made, page
 from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.architecture import ARCHITECTURES
-from auditor.attack import ATTACKS, Ensemble
+from auditor.attack import ATTACKS, BUDGETS, Budget, Ensemble
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.dataset import ImageDataset
 from auditor.defending.bench import SLACK, Bench

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from auditor.attack import ATTACKS
+from auditor.attack import ATTACKS, BUDGETS, Budget
 from auditor.defending.metrics import PairedTest, paired_tests
 from auditor.defending.table import DefenseEvaluation
 from auditor.metrics import Rate, paired_difference
 
-Budget = Literal["fixed", "minimal"]
-BUDGETS: tuple[Budget, Budget] = ("fixed", "minimal")
 NIP = "NIP"
 
 BENIGN = {

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from auditor.attack import BUDGETS, Budget
 from auditor.defending.metrics import holm, paired_tests
 from auditor.defending.table import DefenseEvaluation, RobustRow
 from auditor.metrics import paired_difference
@@ -17,8 +17,6 @@ from auditor.metrics import paired_difference
 EVERY_ATTACK = "every shared attack within epsilon"
 GRADIENT_ATTACKS = "every gradient attack"
 NO_DEFENSE = "no defense"
-
-Budget = Literal["fixed", "minimal"]
 
 
 class _Data(BaseModel):
@@ -88,7 +86,7 @@ def attack_tests(evaluation: DefenseEvaluation, others: Mapping[str, DefenseEval
     keys: list[tuple[str, Budget, int]] = []
     rates: list[tuple[str, list[float], list[float]]] = []
     for name, other in others.items():
-        for budget in get_args(Budget):
+        for budget in BUDGETS:
             pairs = [
                 (ours.success.value, theirs.success.value)
                 for ours, theirs in zip(evaluation.static, other.static, strict=True)

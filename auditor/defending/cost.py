@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from auditor.attack import BUDGETS
 from auditor.defended import View
 from auditor.defense import Defense
 from auditor.nip.pool import CandidateDefense
@@ -13,8 +14,6 @@ from auditor.plan import passes
 
 if TYPE_CHECKING:
     from auditor.defense_evaluation import DefenseSpec
-
-BUDGETS = ("fixed", "minimal")
 
 
 def answer(defenses: Sequence[Defense], classes: int, view: View) -> int:

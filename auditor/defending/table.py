@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from auditor.attack import ATTACKS, Attack
+from auditor.attack import ATTACKS, Attack, Budget
 from auditor.capability import MemberOf
 from auditor.defense import DEFENSES, Defense
 from auditor.flag import Flag
@@ -44,7 +44,7 @@ class StaticRow(_Data):
     """
 
     attack: Annotated[Attack, MemberOf(ATTACKS)]
-    budget: Literal["fixed", "minimal"]
+    budget: Budget
     success: Rate
     distances: Distances
     quality: float | None
@@ -58,7 +58,7 @@ class Reproduction(_Data):
 
     name: str
     attack: str
-    budget: Literal["fixed", "minimal"]
+    budget: Budget
     success: Rate
 
 

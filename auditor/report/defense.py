@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from auditor.attack import ATTACKS
+from auditor.attack import ATTACKS, Budget
 from auditor.comparison import show_difference
 from auditor.defending.table import DefenseEvaluation, Distances, Knowledge, RobustRow
 from auditor.flag import Flag
@@ -57,7 +57,7 @@ def defenses_named(evaluation: DefenseEvaluation) -> str:
     return ", then ".join(defense.display_title() for defense in evaluation.defenses)
 
 
-def budget_named(budget: Literal["fixed", "minimal"], evaluation: DefenseEvaluation) -> str:
+def budget_named(budget: Budget, evaluation: DefenseEvaluation) -> str:
     """The two ways in which static images are made, in words."""
     return f"within {evaluation.threat}" if budget == "fixed" else "closest image"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from auditor.attack import BUDGETS
 from auditor.defending.comparing import NO_DEFENSE
 from auditor.defending.table import DefenseEvaluation
 from auditor.defense_study import DefenseStudy, SweepResult
@@ -37,7 +38,7 @@ def _rates(tables: Mapping[str, DefenseEvaluation], own: DefenseEvaluation) -> T
         {
             "name": name, "benign": str(found.benign), "headline": str(found.headline.accuracy),
             "by": found.headline.name,
-            **{budget: _show(static_success(found, budget)) for budget in ("fixed", "minimal")},
+            **{budget: _show(static_success(found, budget)) for budget in BUDGETS},
         }
         for name, found in tables.items()
     ]  # fmt: skip
