@@ -180,6 +180,11 @@ class Attack(Capability):
         return self.runs == 1 and self.budget == "fixed"
 
     @property
+    def goes_on(self) -> bool:
+        """Whether it may make all its steps after it has succeeded, and gets stronger by it: single, by gradients, in a ball."""
+        return self.single and self.uses_gradients and self.bounded and not self.minimizes
+
+    @property
     @abstractmethod
     def iterations(self) -> int:
         """Steps of one run."""

@@ -102,6 +102,11 @@ class DefendedClassifier(Classifier):
         return self._state
 
     @property
+    def random(self) -> bool:
+        """Whether it, or what lies behind it, draws random numbers."""
+        return self.defense.random or (isinstance(self.inner, DefendedClassifier) and self.inner.random)
+
+    @property
     def draws(self) -> int:
         """Draws that are averaged for one answer."""
         return (self.view.draws or self.defense.draws) if self.defense.random else 1

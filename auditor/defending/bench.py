@@ -21,6 +21,7 @@ from auditor.evaluation import run_attack
 from auditor.harness.outcome import Finished
 from auditor.metrics import Rate
 from auditor.progress import OnProgress, no_progress
+from auditor.randomness import derive_seed
 from auditor.threat import ThreatModel
 
 SLACK = 1e-4
@@ -37,6 +38,13 @@ class Found(NamedTuple):
     fooled: NDArray[np.bool_]
     adversarial: NDArray[np.bool_]
     seconds: float
+
+    def replaced(self, rows: NDArray[np.int64], other: Found) -> Found:
+        """With another attack's images at these rows; the time adds up."""
+        images = self.x_adv.index_copy(0, torch.from_numpy(rows), other.x_adv)
+        distance, fooled, adversarial = self.distance.copy(), self.fooled.copy(), self.adversarial.copy()
+        distance[rows], fooled[rows], adversarial[rows] = other.distance, other.fooled, other.adversarial
+        return Found(self.positions, images, distance, fooled, adversarial, self.seconds + other.seconds)
 
 
 @dataclass
@@ -97,8 +105,12 @@ class Bench:
         start: Tensor | None = None,
         *,
         early_stop: bool = True,
+        run: int = 0,
     ) -> Found:
-        """One attack on the samples at these positions, or on other images of them (``start``)."""
+        """One attack on the samples at these positions, or on other images of them (``start``).
+
+        Each ``run`` has random numbers of its own.
+        """
         x_adv = (self.clean(positions) if start is None else start).clone()
 
         def keep(finished: Finished) -> None:
@@ -110,7 +122,7 @@ class Bench:
             dataset, ids = ImageDataset(images, labels.numpy()), np.arange(len(positions))
         outcome = run_attack(
             target, attack, self.threat, dataset, ids, Misclassification(labels.to(target.device)),
-            seed=self.seed, batch_size=self.batch_size, early_stop=early_stop,
+            seed=derive_seed(self.seed, "run", run) if run else self.seed, batch_size=self.batch_size, early_stop=early_stop,
             on_finished=keep, on_progress=self.on_progress,
         )  # fmt: skip
         distance = outcome.distance if start is None else self.distance(x_adv, positions)
@@ -124,8 +136,24 @@ class Bench:
         Within a fixed budget, gradient steps go on to the last one, as in the published evaluations: an image that stops where it
         has just crossed the boundary is no harder for a defense than the closest one.
         """
-        whole = attack.single and attack.uses_gradients and attack.bounded and not attack.minimizes
-        return self.attacked(target, attack, positions, start, early_stop=not whole)
+        return self.attacked(target, attack, positions, start, early_stop=not attack.goes_on)
+
+    def hunted(self, view: Classifier, judge: Classifier, attack: Attack, positions: NDArray[np.int64]) -> Found:
+        """An attack on a view that answers differently from the model that judges, as with other random numbers.
+
+        An image that only just fools the view may not fool the model, so that every run makes all its steps, and the model judges
+        the last image; a sample that still stands is tried by the next run.
+        """
+        single = attack.model_copy(update={"restarts": 1})
+        found = self.attacked(view, single, positions, early_stop=False)
+        for run in range(1, attack.runs):
+            standing = np.flatnonzero(self.right(judge, found.x_adv, positions))
+            if not len(standing):
+                break
+            found = found.replaced(
+                standing, self.attacked(view, single, positions[standing], early_stop=False, run=run)
+            )
+        return found
 
     def held(
         self, judge: Classifier, right: NDArray[np.bool_], found: Found, *, anywhere: bool = False

@@ -163,7 +163,7 @@ def _attacked(
     on_progress: OnProgress,
 ) -> Tensor:
     """What an attack on ``target`` leaves of the image, (1, C, H, W) on the CPU, adversarial or not; the image itself where
-    ``judge`` gets it wrong already."""
+    ``judge`` gets it wrong already. All steps are made, so that it does not stop where it has just crossed the boundary."""
     x = dataset.images([sample])
     if int(_logits(judge, x).argmax()) != dataset.labels[sample]:
         return x
@@ -175,7 +175,7 @@ def _attacked(
     labels = torch.from_numpy(dataset.labels[[sample]]).to(target.device)
     run_attack(
         target, spec.attack, spec.threat, dataset, np.array([sample]), Misclassification(labels),
-        seed=spec.seed, batch_size=1, on_finished=keep, on_progress=on_progress,
+        seed=spec.seed, batch_size=1, early_stop=not spec.attack.goes_on, on_finished=keep, on_progress=on_progress,
     )  # fmt: skip
     return found[0]
 

@@ -11,6 +11,8 @@ import torch
 from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
+from auditor.defended import View
+from auditor.defending.bench import Bench
 from auditor.defending.table import DefenseEvaluation
 from auditor.defense import DEFENSES, NOTHING, Defense, State
 from auditor.defense_evaluation import DefenseSpec, evaluate
@@ -164,6 +166,27 @@ def test_l2_takes_the_boundary_attack_and_a_stack_works() -> None:
     found = evaluate(classifier, stack, [State(), State()], data, np.arange(8), spec)
     assert "Boundary attack" in [row.name for row in found.robust]
     assert len(found.defenses) == 2
+
+
+@pytest.mark.parametrize("kind", ["gaussian-noise", "random-direction"])
+def test_an_image_that_fools_only_the_attackers_own_draws_ends_no_attack(kind: str) -> None:
+    """Where the model draws other random numbers than the attacker, all steps are made and every start is tried; an attack that
+    stops at its own first success leaves images that the model gets right."""
+    classifier = deeper_classifier()
+    data, defense = labelled(classifier, 60, wrong=0), DEFENSES.build(kind, {"size": 0.15})
+    found = table(defense, classifier, data, np.arange(30), 0.2, draws=4, steps=20, restarts=3)
+    row = next(row for row in found.robust if row.name == "APGD-CE, through the defense")
+    model = defense.wrap(classifier)
+    bench = Bench(data, np.arange(30), ThreatModel(epsilon=0.2), 0, 16)
+    right, _ = bench.timed(model)
+    attack = ATTACKS.build("apgd-ce", {"steps": 20, "restarts": 3})
+    early = bench.attacked(model.seen(View(adaptive=True, draws=4)), attack, np.flatnonzero(right))
+    assert row.accuracy.hits <= bench.held(model, right, early).sum() - 3
+    once = table(defense, classifier, data, np.arange(30), 0.2, draws=4, steps=20, restarts=1)
+    (alone,) = (row for row in once.robust if row.name == "APGD-CE, through the defense")
+    assert {place for place, holds in enumerate(row.held) if holds} <= {
+        at for at, holds in enumerate(alone.held) if holds
+    }
 
 
 def test_nothing_to_evaluate_is_refused() -> None:
