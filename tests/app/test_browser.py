@@ -24,6 +24,8 @@ from worker.settings import Settings, load_settings
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=60_000)  # a machine that runs other tests, too, draws a long page slowly
+
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
     "--no-sandbox",
