@@ -27,8 +27,9 @@ STOP_SECONDS = 15.0
 @contextmanager
 def child(settings: Settings, *arguments: str, log: str) -> Iterator[subprocess.Popen[bytes]]:
     """``auditor ARGUMENTS`` as a process of ours, its output in the log folder; asked to end, then killed, at the end."""
-    settings.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (settings.logs / f"{log}.log").open("ab") as output:
+    from worker.private import private_log
+
+    with private_log(settings.logs / f"{log}.log") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "app.cli", *arguments],
             stdin=subprocess.PIPE,

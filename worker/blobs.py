@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from auditor.errors import NotFoundError, ServiceError
+from worker.private import FILE, private_folder
 
 KEEP_SECONDS = 86_400
 """Age at which an unreferenced blob or a temporary file is swept: longer than any row is behind its blob."""
@@ -27,9 +28,8 @@ class BlobStore:
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """An empty folder on the same file system, for files in the making; gone at the end, whatever happens."""
-        parent = self.folder / "staging"
-        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder = Path(tempfile.mkdtemp(dir=parent))
+        private_folder(self.folder)
+        folder = Path(tempfile.mkdtemp(dir=private_folder(self.folder / "staging")))
         try:
             yield folder
         finally:
@@ -49,10 +49,11 @@ class BlobStore:
         """Keep a file of the staging folder (it is moved); returns its SHA-256."""
         sha256 = hash_file(file)
         target = self._path(sha256)
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(target.parent)
         try:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
+            file.chmod(FILE)
             file.replace(target)
             _sync_folder(target.parent)
         except OSError as error:

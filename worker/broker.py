@@ -27,6 +27,7 @@ from kombu.utils.json import dumps, loads
 
 from auditor.errors import ServiceError
 from worker.envelope import decoded
+from worker.private import private_folder
 
 MAX_MESSAGE_BYTES = 1 << 20
 """A message carries a job id, or the answer to a ping: a larger one is not ours, and is not read."""
@@ -57,7 +58,7 @@ def broker_settings(folder: Path) -> dict[str, Any]:
     }
     try:
         for path in (folder, folder / "messages", folder / "control", folder / "quarantine"):
-            _private(path)
+            private_folder(path)
     except OSError as error:
         raise ServiceError(
             f"The folder of the embedded broker, {folder}, cannot be used: {error.strerror}.",
@@ -172,7 +173,7 @@ class SafeFilesystemTransport(filesystem.Transport):
         try:
             folders = [Path(options[key]) for key in ("data_folder_in", "control_folder", "processed_folder")]
             for folder in folders:
-                _private(folder)
+                private_folder(folder)
             sweep(*folders)
         except OSError as error:
             raise ChannelError(f"Cannot use the broker's folder: {error}.") from error
@@ -192,12 +193,6 @@ def sweep(messages: Path, control: Path, quarantine: Path) -> None:
     for path in sorted(quarantine.iterdir())[:-QUARANTINED]:
         with suppress(OSError):
             path.unlink()
-
-
-def _private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if stat.S_IMODE(folder.stat().st_mode) != 0o700:
-        folder.chmod(0o700)
 
 
 def _write(path: Path, content: bytes) -> None:

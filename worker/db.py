@@ -22,6 +22,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 import migrations
 from auditor.errors import ServiceError
+from worker.private import mend, private_file, private_folder
 from worker.settings import Settings
 
 BUSY_MILLISECONDS = 30_000
@@ -58,8 +59,9 @@ def connect(settings: Settings) -> Database:
     """The database of these settings; it is not touched until it is used."""
     url = settings.resolved_database_url
     if url.startswith("sqlite"):
-        settings.home.mkdir(parents=True, exist_ok=True)
+        private_folder(settings.home)
         engine = create_engine(url, connect_args={"timeout": BUSY_MILLISECONDS / 1000})
+        event.listen(engine, "do_connect", _make_private)
         event.listen(engine, "connect", _set_pragmas)
         event.listen(engine, "begin", _begin)
     else:
@@ -79,10 +81,10 @@ def upgrade(settings: Settings) -> None:
 
     Raises ServiceError when the database was made by a newer version.
     """
-    settings.home.mkdir(parents=True, exist_ok=True)
+    mend(settings)
     database = connect(settings)
     config = _alembic()
-    with (settings.home / ".upgrade.lock").open("w") as lock, _translated():
+    with private_file(settings.home / ".upgrade.lock").open("w") as lock, _translated():
         fcntl.flock(lock, fcntl.LOCK_EX)
         head = ScriptDirectory.from_config(config).get_current_head()
         with database.engine.connect() as connection:
@@ -125,9 +127,16 @@ def _back_up(settings: Settings, revision: str) -> None:
         return
     file = Path(url.removeprefix("sqlite:///"))
     copy = file.with_name(f"{file.stem}-before-{revision}.db")
-    with sqlite3.connect(file) as source, sqlite3.connect(copy.with_suffix(".tmp")) as target:
+    temporary = private_file(copy.with_suffix(".tmp"))
+    with sqlite3.connect(file) as source, sqlite3.connect(temporary) as target:
         source.backup(target)
-    shutil.move(copy.with_suffix(".tmp"), copy)
+    shutil.move(temporary, copy)
+
+
+def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
+    """SQLite makes its file by the umask, and the files beside it (-wal, -shm) as open as that one: it finds it made."""
+    if arguments and not str(arguments[0]).startswith((":memory:", "file:")) and arguments[0]:
+        private_file(Path(arguments[0]))
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:

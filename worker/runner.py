@@ -9,12 +9,15 @@ import sys
 import threading
 from contextlib import suppress
 
+from worker.private import private_umask
+
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Run the job named on the command line; 0 when its row says how it ended."""
     die_with_parent()
+    private_umask()
     return _run(sys.argv[1], int(sys.argv[2]))
 
 

@@ -27,6 +27,7 @@ from worker.ledger import Ledger
 from worker.lineage import Lineage
 from worker.loading import architecture_of, load_dataset
 from worker.models import DatasetRow, JobRow, ModelRow, WorkerRow
+from worker.private import private_folder
 from worker.reading import read_dataset, read_model
 from worker.registry import Registry
 from worker.settings import Settings, load_settings
@@ -59,7 +60,7 @@ class Service:
     def prepare(self) -> None:
         """Make or upgrade the tables and folders."""
         upgrade(self.settings)
-        self.settings.inbox.mkdir(parents=True, exist_ok=True)
+        private_folder(self.settings.inbox)
 
     def keeper(self) -> Keeper:
         """Housekeeping for a process that runs no jobs."""

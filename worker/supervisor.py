@@ -14,6 +14,7 @@ from pathlib import Path
 from auditor.errors import ServiceError
 from worker.ledger import Claim, Ledger
 from worker.logs import get_logger
+from worker.private import private_log
 from worker.settings import Settings
 from worker.workspaces import Workspaces
 
@@ -44,7 +45,7 @@ class _Supervision:
     def run(self) -> str:
         began = self.heard = self.renewed = time.monotonic()
         log_file = self._log_file()
-        with log_file.open("ab") as output:
+        with private_log(log_file) as output:
             runner = subprocess.Popen(
                 [sys.executable, "-P", "-m", "worker.runner", self.claim.job_id, str(self.claim.fence)],
                 stdin=subprocess.PIPE,
@@ -121,7 +122,6 @@ class _Supervision:
         return "done"
 
     def _log_file(self) -> Path:
-        self.settings.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
         return self.settings.logs / f"job-{self.claim.job_id}.log"
 
 

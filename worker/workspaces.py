@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from worker.private import private_folder
+
 
 class Workspaces:
     """Folders JOB/FENCE under one folder. An attempt has one of its own, so that a lost one that still runs disturbs nothing."""
@@ -21,7 +23,8 @@ class Workspaces:
         Files are linked, not copied: whoever writes in a workspace writes beside and replaces.
         """
         mine = self.folder / job_id / str(fence)
-        mine.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.folder, mine.parent, mine):
+            private_folder(folder)
         earlier = sorted(number for number in (int(path.name) for path in mine.parent.iterdir()) if number < fence)
         for number in reversed(earlier):
             for file in (mine.parent / str(number)).iterdir():

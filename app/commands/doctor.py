@@ -57,7 +57,9 @@ def _python(_: Settings) -> tuple[bool | None, str]:
 
 
 def _home(settings: Settings) -> tuple[bool | None, str]:
-    settings.home.mkdir(parents=True, exist_ok=True)
+    from worker.private import mend, open_to_others
+
+    mend(settings)
     probe = settings.home / ".probe"
     probe.write_bytes(b"x")
     probe.unlink()
@@ -70,6 +72,11 @@ def _home(settings: Settings) -> tuple[bool | None, str]:
         return (
             False,
             f"{text}: SQLite loses data on a network file system. Set AUDITOR_HOME to a local folder, or use Postgres.",
+        )
+    if opened := open_to_others(settings):
+        return (
+            False,
+            f"{text}: other users of this machine may read {opened[0]}. Set AUDITOR_HOME to a folder of its own.",
         )
     if free < 1e9:
         return False, f"{text}: less than 1 GB is free."

@@ -11,11 +11,23 @@ from auditor.errors import SpecError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place at the end; after an error what was there stays. Raises SpecError."""
+    """A temporary file beside ``path`` that takes its place at the end; after an error what was there stays. Raises SpecError.
+
+    In the home the file is private, like all that lies there; elsewhere it has the mode that the user's umask gives.
+    """
+    from worker.private import private_file, private_folder
+    from worker.settings import load_settings
+
     temporary = path.with_name(f".{path.name}.tmp")
+    at_home = path.absolute().is_relative_to(load_settings().home)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if at_home:
+            private_folder(path.parent)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if at_home:
+            private_file(temporary)
         temporary.replace(path)
     except OSError as error:
         raise SpecError(f"{path} cannot be written: {error.strerror}.") from None

@@ -68,9 +68,11 @@ def worker(concurrency: Annotated[int, typer.Option(help="Jobs side by side; 0 t
     """Run jobs from the queue until told to stop."""
     from worker.db import upgrade
     from worker.logs import set_up_logging
+    from worker.private import private_umask
     from worker.settings import load_settings
 
     obey_parent()
+    private_umask()
     settings = load_settings()
     set_up_logging(settings)
     upgrade(settings)
@@ -93,9 +95,11 @@ def worker(concurrency: Annotated[int, typer.Option(help="Jobs side by side; 0 t
 def dashboard(host: Host = "", port: Port = 0) -> None:
     """Serve the dashboard until told to stop."""
     from app.server import serve
+    from worker.private import private_umask
     from worker.settings import load_settings
 
     obey_parent()
+    private_umask()
     settings = load_settings()
     serve(settings.model_copy(update={"host": host or settings.host, "port": port or settings.port}))
 
