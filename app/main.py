@@ -30,4 +30,6 @@ page = st.navigation(PAGES)
 with st.sidebar:
     if not client().workers():
         st.warning("No worker is running: jobs wait. Start one with `auditor worker`.")
+    if client().settings.token.get_secret_value().strip():
+        st.html('<a href="/logout">Log out</a>')
 page.run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import logging
 import threading
@@ -10,25 +9,21 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import streamlit as st
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.login import Login, Sessions
 from app.text import plain
 from auditor.errors import AuditorError, SpecError
 from worker.client import Client
 from worker.settings import Settings
 
 log = logging.getLogger("dashboard")
-
-COOKIE = "auditor_token"
 
 HEADERS = {
     # Streamlit's own page needs inline styles and scripts, and Vega compiles its charts with eval; nothing comes from, or
@@ -52,7 +47,7 @@ def check_exposure(settings: Settings) -> None:
     """The dashboard has no users: whoever reaches it may do everything. So beyond this machine it asks for a token."""
     if is_loopback(settings.host):
         return
-    if not settings.token.get_secret_value() or not settings.allowed_hosts:
+    if not settings.token.get_secret_value().strip() or not settings.allowed_hosts:
         raise SpecError(
             f"The dashboard would listen on {settings.host}, where others can reach it.",
             "Set AUDITOR_TOKEN (a long secret that visitors must bring) and AUDITOR_ALLOWED_HOSTS (the names under which "
@@ -73,6 +68,7 @@ def streamlit_config(settings: Settings) -> dict[str, Any]:
         "server.address": settings.host,
         "server.port": settings.port,
         "server.headless": True,
+        "runner.magicEnabled": False,  # it prints whatever text stands by itself in a page's source
         "server.fileWatcherType": "none",
         "server.maxUploadSize": max(1, settings.browser_upload_limit >> 20),
         "client.showErrorDetails": "none",
@@ -93,8 +89,10 @@ def make_app(settings: Settings) -> st.App:
         "[::1]",
     ]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False), Middleware(_Headers)]
-    if settings.token.get_secret_value():
-        middleware.append(Middleware(_Token, token=settings.token.get_secret_value()))
+    token = settings.token.get_secret_value().strip()
+    if token:
+        sessions = Sessions(token, settings.session_hours * 3600, settings.home / "sessions-ended")
+        middleware.append(Middleware(Login, token=token, sessions=sessions))
 
     @asynccontextmanager
     async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
@@ -152,37 +150,3 @@ class _Headers:
             await send(message)
 
         await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
-
-
-class _Token:
-    """Lets in who brings the token: once as ``?token=``, from then on by a cookie."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self.app, self.token = app, token
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._known(_cookie(scope)):
-            await self.app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
-        elif self._known(parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]):
-            welcome = RedirectResponse(scope["path"] or "/", status_code=303)
-            welcome.set_cookie(COOKIE, self.token, httponly=True, samesite="strict", secure=scope["scheme"] == "https")
-            await welcome(scope, receive, send)
-        else:
-            text = "This dashboard asks for a token: open it once as /?token=... with the value of AUDITOR_TOKEN."
-            await PlainTextResponse(text, status_code=401)(scope, receive, send)
-
-    def _known(self, value: str) -> bool:
-        return hmac.compare_digest(value.encode(), self.token.encode())
-
-
-def _cookie(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"cookie":
-            try:
-                found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
-            except CookieError:
-                return ""
-            return found.value if found is not None else ""
-    return ""

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     port: int = Field(8501, ge=1, le=65_535, description="Port of the dashboard.")
     allowed_hosts: str = Field("", description="Comma-separated names under which the dashboard may be reached.")
     token: SecretStr = Field(SecretStr(""), description="Secret that every visitor of the dashboard must bring.")
+    session_hours: float = Field(24.0, gt=0, le=8760, description="Hours after which a visitor has to log in again.")
 
     @field_validator("home")
     @classmethod

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
 from streamlit.runtime import Runtime
 
 from app.server import HEADERS, check_exposure, make_app, show_error, streamlit_config
 from app.text import plain
 from auditor.errors import SpecError
-from worker.settings import Settings, load_settings
+from worker.settings import Settings
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +33,7 @@ def test_streamlits_own_defaults_are_changed(settings: Settings) -> None:
     config = streamlit_config(settings)
     assert (config["server.address"], config["client.showErrorDetails"]) == ("127.0.0.1", "none")
     assert config["client.disableDataExport"] is True
+    assert config["runner.magicEnabled"] is False
 
 
 def test_every_answer_carries_the_headers_and_a_strange_host_gets_none(settings: Settings) -> None:
@@ -44,25 +44,6 @@ def test_every_answer_carries_the_headers_and_a_strange_host_gets_none(settings:
                 assert answer.headers[name] == value, path
             assert "root:" not in answer.text
         assert web.get("/", headers={"host": "evil.example"}).status_code == 400
-
-
-def test_the_token_is_asked_for_once_and_then_a_cookie_will_do(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AUDITOR_TOKEN", "a-long-secret")
-    with TestClient(make_app(load_settings()), base_url="http://localhost:8501", follow_redirects=False) as web:
-        assert web.get("/").status_code == 401
-        assert "a-long-secret" not in web.get("/").text
-        assert web.get("/?token=wrong").status_code == 401
-        assert web.get("/_stcore/health").status_code == 401
-        with pytest.raises(WebSocketDisconnect), web.websocket_connect("/_stcore/stream"):
-            pass
-        welcome = web.get("/jobs?token=a-long-secret")
-        assert (welcome.status_code, welcome.headers["location"]) == (303, "/jobs")
-        cookie = welcome.headers["set-cookie"].lower()
-        assert "httponly" in cookie
-        assert "samesite=strict" in cookie
-        assert web.get("/").status_code == 200
 
 
 def test_errors_become_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
