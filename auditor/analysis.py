@@ -107,7 +107,8 @@ class NeuronMeasure(NamedTuple):
 class Finding(BaseModel):
     """What an analysis found: its parameters, its numbers as plain data, and its doubts.
 
-    ``declined``: why the network does not allow the measurement, in a sentence; there are no numbers then.
+    ``declined``: why the network does not allow the measurement, in a sentence; there are no numbers then. ``revision``: how
+    many of the analysis's ``changes`` it knows; 0 for one stored before they were counted.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -117,16 +118,25 @@ class Finding(BaseModel):
     data: dict[str, Any]
     flags: tuple[Flag, ...] = ()
     declined: str = ""
+    revision: int = 0
 
 
 class Analysis(Capability):
     """A neuron-level measurement of a classifier. One subclass per file in ``auditor.analyses``.
 
     ``run`` measures and returns plain data; ``section`` and ``detail`` draw that data, at once or years later, for the
-    page and the report alike. ``standard``: whether an audit runs it unless told otherwise.
+    page and the report alike. ``standard``: whether an audit runs it unless told otherwise. ``changes``: a sentence for each
+    time that its numbers got another meaning, oldest first, on what they were before; a stored finding shows those that came
+    after it.
     """
 
     standard: ClassVar[bool] = False
+    changes: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def revision(self) -> int:
+        """What a finding of today carries."""
+        return len(self.changes)
 
     @property
     def cost(self) -> float:
@@ -192,7 +202,11 @@ def section_of(finding: Finding) -> Section:
     """The section of the report that shows a finding."""
     analysis = analysis_of(finding)
     if not finding.declined:
-        return analysis.section(finding)
+        section = analysis.section(finding)
+        old = tuple(
+            Text(text=f"An older result. {change}", tone="warning") for change in analysis.changes[finding.revision :]
+        )
+        return section.model_copy(update={"blocks": (*old, *section.blocks)}) if old else section
     text = f"Not measured: {finding.declined}"
     return Section(key=finding.kind, title=analysis.display_title(), blocks=(Text(text=text, tone="note"),))
 

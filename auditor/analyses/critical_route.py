@@ -47,6 +47,10 @@ class CriticalRoute(Analysis):
     """
 
     title: ClassVar[str] = "Critical attacking route"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Neurons that are equally often on the routes of a part of the images were taken by index, so the agreement between "
+        "parts of the images is too high where many are. Audit again for the right numbers.",
+    )
     kind: Literal["critical_route"] = "critical_route"
     width: float = Field(
         0.2, gt=0, le=1, description="Share of a layer's neurons on the route of an image (at least one)."
@@ -95,7 +99,8 @@ class CriticalRoute(Analysis):
                 :1000
             ],
         }
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data))
+        flags = _doubts(data)
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=flags, revision=self.revision)
 
     def neuron_measures(self, finding: Finding) -> tuple[NeuronMeasure, ...]:
         def measure(side: str, title: str) -> NeuronMeasure:

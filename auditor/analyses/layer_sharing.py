@@ -15,7 +15,8 @@ from auditor.neurons import KIND_TITLES, LayerKind
 from auditor.randomness import derive_seed
 from auditor.ranking.agreement import (
     average_pair_similarity,
-    descending,
+    front_odds,
+    fronts,
     levenshtein_similarity,
     random_jaccard,
     random_similarity,
@@ -23,7 +24,6 @@ from auditor.ranking.agreement import (
     total_jaccard,
 )
 from auditor.ranking.class_sensitivity import ClassSensitivity, class_sensitivity
-from auditor.ranking.sensitivity import LayerSensitivity
 from auditor.report.blocks import Column, Figure, Section, Table, Text
 from auditor.statistics.means import Mean
 from auditor.twins.targeted import driven_to_each, papers_pgd
@@ -38,6 +38,10 @@ class LayerSharing(Analysis):
     """
 
     title: ClassVar[str] = "Sharing of sensitive neurons between classes"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Neurons that did not change were ranked by index for every class: in layers where fewer neurons change than are "
+        "compared, the classes look more alike than they are. Audit again for the right numbers.",
+    )
     kind: Literal["layer_sharing"] = "layer_sharing"
     top: float = Field(0.1, gt=0, le=1, description="Share of a layer's neurons that are compared (at least one).")
     k: int = Field(0, ge=0, le=10_000, description="Compare this many neurons instead of a share; 0: use the share.")
@@ -80,15 +84,24 @@ class LayerSharing(Analysis):
             "layers": layers,
         }
         flags = (*self._few(classes), *_silent(layers))
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=flags)
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=flags, revision=self.revision)
 
     def _layers(self, classes: list[ClassSensitivity], seed: int) -> list[dict[str, Any]]:
         rows = []
         for depth, layer in enumerate(classes[0].layers):
             neurons = len(layer.sensitivity)
             count = min(self.k, neurons) if self.k else share_of(neurons, self.top)
-            sequences = np.stack([_front(item.layers[depth], count) for item in classes])
-            first, second = (np.stack([_front(item.halves[i][depth], count) for item in classes]) for i in (0, 1))
+            every = [item.layers[depth].sensitivity for item in classes]
+            sequences = _sequences(every, count, derive_seed(seed, "ties", layer.name))
+            first, second = (
+                _sequences(
+                    [item.halves[half][depth].sensitivity for item in classes],
+                    count,
+                    derive_seed(seed, "ties", layer.name, half),
+                )
+                for half in (0, 1)
+            )
+            halves = levenshtein_similarity(first, second, self.substitution).mean(0)
             similarity = average_pair_similarity(sequences, self.substitution)
             chance = random_similarity(neurons, count, self.substitution, derive_seed(seed, "random sequences"))
             rows.append(
@@ -99,13 +112,11 @@ class LayerSharing(Analysis):
                     "count": count,
                     "similarity": similarity.model_dump(),
                     "random_similarity": chance.mean,
-                    "halves": Mean.of_shares(levenshtein_similarity(first, second, self.substitution)).model_dump(),
+                    "halves": Mean.of_shares(halves).model_dump(),
                     "jaccard": total_jaccard(sequences),
                     "random_jaccard": random_jaccard(neurons, count, len(classes)),
-                    "front": np.bincount(sequences.ravel(), minlength=neurons).tolist(),
-                    "silent": bool(
-                        any((np.sort(item.layers[depth].sensitivity)[-count:] == 0).any() for item in classes)
-                    ),
+                    "front": np.sum([front_odds(values, count) for values in every], axis=0).tolist(),
+                    "silent": bool(any((np.sort(values)[-count:] == 0).any() for values in every)),
                 }
             )
         return rows
@@ -182,10 +193,10 @@ class LayerSharing(Analysis):
                 Column(key="neurons", title="Neurons"),
                 Column(key="count", title="Compared"),
                 Column(key="pairs", title="Average pair similarity", format=".3f"),
-                Column(key="random_similarity", title="Random", format=".3f"),
+                Column(key="random_similarity", title="Similarity, random", format=".3f"),
                 Column(key="same", title="Two halves", format=".3f"),
                 Column(key="jaccard", title="Total Jaccard", format=".3f"),
-                Column(key="random_jaccard", title="Random", format=".3g"),
+                Column(key="random_jaccard", title="Total Jaccard, random", format=".3g"),
             ),
             rows=tuple(row | {"pairs": row["similarity"]["value"], "same": row["halves"]["value"]} for row in layers),
             caption=f"Total Jaccard index: neurons that are among the most sensitive for all {classes} classes, over those "
@@ -219,10 +230,13 @@ def _silent(layers: list[dict[str, Any]]) -> tuple[Flag, ...]:
             severity="warning",
             message="In some layers fewer neurons change at all than are compared.",
             evidence=f"{len(silent)} of {len(layers)} layers, the first: {silent[0]}.",
-            remedy="Neurons that do not change are ranked by index, which makes classes look alike: compare fewer.",
+            remedy="Which of the neurons that do not change are taken is left to chance, which says nothing of the classes: "
+            "compare fewer.",
         ),
     )
 
 
-def _front(layer: LayerSensitivity, count: int) -> NDArray[np.int64]:
-    return descending(layer.sensitivity)[:count]
+def _sequences(sensitivity: list[NDArray[np.float64]], count: int, seed: int) -> NDArray[np.int64]:
+    """The most sensitive neurons for each of Y classes, (D, Y, count), D draws of the ties."""
+    drawn = [fronts(values, count, derive_seed(seed, place)) for place, values in enumerate(sensitivity)]
+    return np.stack(np.broadcast_arrays(*drawn), axis=1)

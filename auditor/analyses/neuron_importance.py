@@ -6,7 +6,6 @@ import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_head
@@ -16,20 +15,17 @@ from auditor.probes.head import head_of
 from auditor.randomness import derive_seed
 from auditor.ranking.agreement import (
     descending,
+    fronts,
     levenshtein_similarity,
     random_similarity,
     random_spearman,
-    spearman,
+    shared_front,
 )
 from auditor.ranking.importance import Importance, importance_of
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
+from auditor.statistics.association import spearman
 from auditor.statistics.means import Mean
 from auditor.twins.targeted import Driven, driven_to_each, papers_pgd
-
-Floats = NDArray[np.float64]
-
-TIED_SHARE = 0.1
-"""More tied neurons than this, and the formula for Spearman's correlation, which knows no ties, is doubtful."""
 
 
 class NeuronImportance(Analysis):
@@ -43,6 +39,10 @@ class NeuronImportance(Analysis):
     """
 
     title: ClassVar[str] = "Neuron importance"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Features with equal values were ranked by index in both orders, so features that never move counted as agreement: where "
+        "many do not move, correlation and similarity are too high. Audit again for the right numbers.",
+    )
     kind: Literal["neuron_importance"] = "neuron_importance"
     k: int = Field(20, ge=1, le=10_000, description="How many features count as important, and as sensitive.")
     classes: int = Field(
@@ -71,11 +71,10 @@ class NeuronImportance(Analysis):
         head, attack = head_of(subject.classifier), papers_pgd(subject, self.steps)
         neurons = head.layer.in_features
         k = min(self.k, neurons)
-        rows, tied = [], 0.0
+        rows = []
         for driven in driven_to_each(subject, attack, self.classes, self.images):
             found = importance_of(subject.classifier, head, driven.target, driven.pairs, k)
-            rows.append(self._class(driven, found, k))
-            tied = max(tied, _tied(found.phi), _tied(found.sigma)) if found.images else tied
+            rows.append(self._class(driven, found, k, subject.seed))
         if not any(row["images"] for row in rows):
             raise EvaluationError(
                 "Neuron importance has no image to look at: targeted PGD reached no target class.",
@@ -90,13 +89,13 @@ class NeuronImportance(Analysis):
             "attack": f"targeted {attack.display_title()}, {self.steps} steps, {subject.threat}",
             "classes": rows,
             "all_classes": subject.classifier.num_classes,
-            "tied": tied,
             "random_spearman": [None if math.isnan(value) else value for value in whole],
             "random_similarity": list(chance),
         }
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=self._doubts(data))
+        flags = self._doubts(data)
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=flags, revision=self.revision)
 
-    def _class(self, driven: Driven, found: Importance, k: int) -> dict[str, Any]:
+    def _class(self, driven: Driven, found: Importance, k: int, seed: int) -> dict[str, Any]:
         row: dict[str, Any] = {
             "class": driven.target,
             "name": driven.name,
@@ -104,17 +103,21 @@ class NeuronImportance(Analysis):
             "images": found.images,
             "spearman": None,
             "similarity": None,
+            "shared": None,
             "important": [],
             "sensitive": [],
         }
         if found.images:
-            important, sensitive = descending(found.votes)[:k], descending(found.sigma)[:k]
-            correlation = spearman(found.sigma, found.phi if self.ranking == "mean" else found.borda)
+            important, sensitive = (
+                fronts(values, k, derive_seed(seed, "ties", name, driven.target))
+                for name, values in (("votes", found.votes), ("sigma", found.sigma))
+            )
             row |= {
-                "spearman": None if math.isnan(correlation) else correlation,
-                "similarity": float(levenshtein_similarity(important, sensitive, self.substitution)),
-                "important": important.tolist(),
-                "sensitive": sensitive.tolist(),
+                "spearman": spearman(found.sigma, found.phi if self.ranking == "mean" else found.borda).value,
+                "similarity": float(levenshtein_similarity(important, sensitive, self.substitution).mean()),
+                "shared": shared_front(found.votes, found.sigma, k),
+                "important": descending(found.votes)[:k].tolist(),
+                "sensitive": descending(found.sigma)[:k].tolist(),
             }
         return row
 
@@ -206,16 +209,6 @@ class NeuronImportance(Analysis):
                     remedy="Use more images, or a larger epsilon; these classes are left out of the means.",
                 )
             )
-        if data["tied"] > TIED_SHARE:
-            flags.append(
-                Flag(
-                    name="tied features",
-                    severity="warning",
-                    message="Many features have exactly the same importance or sensitivity, mostly zero.",
-                    evidence=f"{100 * data['tied']:.0f} % of the features of one class are tied with another.",
-                    remedy="Ties are ranked by index in both orders, which makes the orders more alike than they are.",
-                )
-            )
         correlation = _over_classes([row for row in rows if row["images"] >= self.fewest], "spearman")
         if correlation.low is not None and correlation.low <= 0:
             flags.append(
@@ -227,12 +220,6 @@ class NeuronImportance(Analysis):
                 )
             )
         return tuple(flags)
-
-
-def _tied(values: Floats) -> float:
-    """Share of the values that another one equals."""
-    _, counts = np.unique(values, return_counts=True)
-    return float(counts[counts > 1].sum() / len(values))
 
 
 def _over_classes(rows: list[dict[str, Any]], key: str) -> Mean:
@@ -256,6 +243,10 @@ def _bars(title: str, rows: list[dict[str, Any]], key: str, y: str, chance: tupl
     )
 
 
+def _shared(row: dict[str, Any], k: int) -> float | None:
+    return len({*row["important"]} & {*row["sensitive"]}) / k if row["important"] else None
+
+
 def _table(rows: list[dict[str, Any]], k: int) -> Table:
     return Table(
         title="Target classes",
@@ -271,7 +262,8 @@ def _table(rows: list[dict[str, Any]], k: int) -> Table:
         rows=tuple(
             row
             | {
-                "shared": len({*row["important"]} & {*row["sensitive"]}) / k if row["important"] else None,
+                # Findings made before it was stored hold the two lists alone.
+                "shared": row["shared"] if "shared" in row else _shared(row, k),
                 "first": ", ".join(map(str, row["important"][:10])) or None,
             }
             for row in rows

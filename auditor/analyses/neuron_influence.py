@@ -46,6 +46,10 @@ class NeuronInfluence(Analysis):
     """
 
     title: ClassVar[str] = "Neuron influence"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Front and tail went by index among neurons of equal influence: where many have none, an image and its twin share more "
+        "of them than they should. Audit again for the right numbers.",
+    )
     kind: Literal["neuron_influence"] = "neuron_influence"
     front: int = Field(5, ge=1, le=1000, description="Neurons of the largest influence that count as front.")
     tail: int = Field(5, ge=1, le=1000, description="Neurons of the smallest influence that count as tail.")
@@ -97,7 +101,8 @@ class NeuronInfluence(Analysis):
             changes.append(self._change(subject, head, name, twins, None))
         subject.on_progress(1.0, self.title)
         data |= {"attacks": changes, "left_out": left_out} | totals.as_data(self.front, self.tail)
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(changes))
+        flags = _doubts(changes)
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=flags, revision=self.revision)
 
     def _change(
         self, subject: Subject, head: Head, name: str, pairs: Iterable[Pair], totals: InfluenceTotals | None

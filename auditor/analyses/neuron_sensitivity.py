@@ -12,9 +12,10 @@ from pydantic import Field
 from auditor.analysis import Analysis, Finding, MeasuredLayer, NeuronMeasure, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
-from auditor.ranking.agreement import random_spearman, spearman
+from auditor.ranking.agreement import random_spearman, shared_front
 from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, ZeroRule
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Section, Table, Text
+from auditor.statistics.association import spearman
 from auditor.twins.stored import successes
 
 
@@ -211,16 +212,15 @@ def _scale_of_convolutions(layers: list[LayerSensitivity], top: float) -> tuple[
     for conv, norm in pairwise(layers):
         if (conv.kind, norm.kind) != ("conv", "norm") or len(conv.sensitivity) != len(norm.sensitivity):
             continue
-        both = set(conv.top(top).tolist()) & set(norm.top(top).tolist())
         chance = random_spearman(len(conv.sensitivity))
         rows.append(
             {
                 "conv": conv.name,
                 "norm": norm.name,
                 "neurons": len(conv.sensitivity),
-                "agreement": None if len(conv.sensitivity) < 2 else spearman(conv.sensitivity, norm.sensitivity),
+                "agreement": spearman(conv.sensitivity, norm.sensitivity).value,
                 "chance": None if len(conv.sensitivity) < 2 else chance.high,
-                "shared": len(both) / len(conv.top(top)),
+                "shared": shared_front(conv.sensitivity, norm.sensitivity, len(conv.top(top))),
             }
         )
     if not rows:

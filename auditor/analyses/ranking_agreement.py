@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,8 +11,11 @@ from scipy import stats
 from auditor.analysis import Analysis, Finding, Subject
 from auditor.nip.influence import expected_jaccard
 from auditor.probes.head import head_of
+from auditor.randomness import derive_seed
+from auditor.ranking.agreement import jaccard_of_fronts, share_of
 from auditor.ranking.methods import Ranking, inner_layers, rank_features, rank_layers
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+from auditor.statistics.association import spearman
 from auditor.twins.rows import picked, spread
 
 NAMES = {"spearman": "Spearman's rho", "kendall": "Kendall's tau"}
@@ -27,6 +29,10 @@ class RankingAgreement(Analysis):
     """
 
     title: ClassVar[str] = "Agreement of rankings"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Which of several equal neurons a ranking put first went by index: where a layer has fewer neurons that move than are "
+        "compared, the first neurons in common are too many. Audit again for the right numbers.",
+    )
     kind: Literal["ranking_agreement"] = "ranking_agreement"
     measure: Literal["spearman", "kendall"] = Field("spearman", description="Rank correlation.")
     top: float = Field(
@@ -47,19 +53,24 @@ class RankingAgreement(Analysis):
         inner = inner_layers(subject.classifier, head, self.inner)
         by_layer |= rank_layers(subject.classifier, picked(subject.pairs, chosen), inner)
         subject.on_progress(1.0, self.title)
-        layers = [self._layer(name, rankings) for name, rankings in by_layer.items()]
+        layers = [self._layer(name, rankings, subject.seed) for name, rankings in by_layer.items()]
         data = {"images": int(chosen.sum()), "pairs": subject.pairs_from, "layers": layers}
-        return Finding(kind=self.kind, settings=self.settings(), data=data)
+        return Finding(kind=self.kind, settings=self.settings(), data=data, revision=self.revision)
 
-    def _layer(self, name: str, rankings: tuple[Ranking, ...]) -> dict[str, Any]:
+    def _layer(self, name: str, rankings: tuple[Ranking, ...], seed: int) -> dict[str, Any]:
         neurons = len(rankings[0].values)
-        count = max(1, int(self.top * neurons))
+        count = share_of(neurons, self.top)
+
+        def shared(first: Ranking, second: Ranking) -> float:
+            ties = derive_seed(seed, "ties", name, *sorted((first.method, second.method)))
+            return 1.0 if first is second else jaccard_of_fronts(first.values, second.values, count, ties)
+
         cells = [
             {
                 "row": first.title,
                 "column": second.title,
                 "correlation": self._correlation(first, second),
-                "jaccard": _jaccard(first, second, count),
+                "jaccard": shared(first, second),
             }
             for first in rankings
             for second in rankings
@@ -69,10 +80,9 @@ class RankingAgreement(Analysis):
 
     def _correlation(self, first: Ranking, second: Ranking) -> float | None:
         """None where one of the two gives every neuron the same value."""
-        function = stats.spearmanr if self.measure == "spearman" else stats.kendalltau
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            value = float(function(first.values, second.values).statistic)
+        if self.measure == "spearman":
+            return spearman(first.values, second.values).value
+        value = float(stats.kendalltau(first.values, second.values).statistic)
         return None if np.isnan(value) else value
 
     def section(self, finding: Finding) -> Section:
@@ -122,8 +132,3 @@ class RankingAgreement(Analysis):
                 rows=tuple(pairs),
             ),
         )
-
-
-def _jaccard(first: Ranking, second: Ranking, count: int) -> float:
-    one, other = set(first.order[:count].tolist()), set(second.order[:count].tolist())
-    return len(one & other) / len(one | other)

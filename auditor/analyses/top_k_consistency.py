@@ -13,7 +13,8 @@ from auditor.analysis import Analysis, Finding, Subject
 from auditor.errors import EvaluationError
 from auditor.flag import Flag
 from auditor.neurons import LayerKind
-from auditor.nip.influence import Slopes, chosen_mask, expected_jaccard, predicted_odds, slopes
+from auditor.nip.influence import Slopes, chosen_mask, expected_jaccard, predicted_odds, shuffled_front, slopes
+from auditor.randomness import RowRandom
 from auditor.report.blocks import Column, Figure, Measure, Measures, Section, Table, Text
 from auditor.statistics.means import Mean
 
@@ -39,6 +40,10 @@ class TopKConsistency(Analysis):
     """
 
     title: ClassVar[str] = "Top-k neuron consistency"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Which of several equal neurons lead went by index: where fewer than k neurons speak for the class, neurons without any "
+        "influence counted as consistent. Audit again for the right numbers.",
+    )
     kind: Literal["top_k_consistency"] = "top_k_consistency"
     k: int = Field(5, ge=1, le=1000, description="How many neurons of a layer lead.")
     by: Literal["influence", "activation"] = Field(
@@ -55,12 +60,15 @@ class TopKConsistency(Analysis):
         found: dict[str, list[LayerConsistency]] = {}
         done = 0
         for pair in subject.pairs:
-            clean, twin = (self._leading(subject, images) for images in (pair.x, pair.x_adv))
-            for name, (layer, first) in clean.items():
-                second = twin[name][1]
+            clean, twin = (
+                self._leading(subject, images, pair.sample, side)
+                for side, images in (("clean", pair.x), ("twin", pair.x_adv))
+            )
+            for name, (layer, first, lead) in clean.items():
+                _, second, lead_twin = twin[name]
                 either = (first | second).sum(1).double()
                 share = ((first & second).sum(1).double() / either).cpu().numpy()
-                covered = (mask.any(0).cpu().numpy() for mask in (first, second))
+                covered = (mask.any(0).cpu().numpy() for mask in (lead, lead_twin))
                 found.setdefault(name, []).append(LayerConsistency(name, layer.kind, layer.type, share, *covered))
             done += len(pair.sample)
             subject.on_progress(done / len(subject.pairs), self.title)
@@ -70,16 +78,24 @@ class TopKConsistency(Analysis):
             )
         return [_merged(parts) for parts in found.values()]
 
-    def _leading(self, subject: Subject, images: Tensor) -> dict[str, tuple[Slopes, Tensor]]:
-        """Each layer by its name, with the leading neurons of each image as bool (B, M)."""
+    def _leading(
+        self, subject: Subject, images: Tensor, sample: NDArray[np.int64], side: str
+    ) -> dict[str, tuple[Slopes, Tensor, Tensor]]:
+        """Each layer by its name, with the leading neurons of each image, bool (B, M), twice: ties broken at random, to compare
+        an image with its twin, and by the lower index, which no neuron joins the leading ones by chance."""
         classifier = subject.classifier
         x = images.to(classifier.dtype)
         leading = {}
         for layer in slopes(classifier, x, predicted_odds):
             values = layer.influence if self.by == "influence" else layer.output
             if values.shape[1] > self.k:
-                order = values.sort(dim=1, descending=True, stable=True).indices
-                leading[layer.name] = (layer, chosen_mask(order[:, : self.k], values.shape[1]))
+                order = values.sort(dim=1, descending=True, stable=True)
+                by_index = chosen = order.indices[:, : self.k]
+                if (order.values[:, self.k - 1] == order.values[:, self.k]).any():
+                    random = RowRandom(subject.seed, f"ties {side} {layer.name}", [(int(item),) for item in sample])
+                    chosen = shuffled_front(values, self.k, random)
+                neurons = values.shape[1]
+                leading[layer.name] = (layer, chosen_mask(chosen, neurons), chosen_mask(by_index, neurons))
         return leading
 
     def run(self, subject: Subject) -> Finding:
@@ -115,6 +131,7 @@ class TopKConsistency(Analysis):
                 },
             },
             flags=_doubts(rows),
+            revision=self.revision,
         )
 
     def section(self, finding: Finding) -> Section:

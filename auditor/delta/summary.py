@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from auditor.delta.crossings import Crossings
 from auditor.neurons import Layer
+from auditor.statistics.association import spearman
 
 
 def layer_data(
@@ -47,7 +47,7 @@ def layer_data(
         "nearest": _quantile(scaled.min(1), 0.5) if scaled.size else None,
         "compared": int(both.sum()),
         "within_factor_2": int(((ratio >= 0.5) & (ratio <= 2)).sum()),
-        "spearman": _spearman(guess[both], scaled[both]),
+        "spearman": spearman(guess[both], scaled[both]).value if both.sum() > 2 else None,
         "chosen": [
             {
                 "neuron": neuron,
@@ -68,9 +68,3 @@ def _quantile(values: NDArray[np.float64], share: float) -> float | None:
     """A value of the sample itself, so that infinite ones need no arithmetic; None where it is infinite or there is none."""
     found = float(np.quantile(values, share, method="inverted_cdf")) if values.size else math.inf
     return found if math.isfinite(found) else None
-
-
-def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
-    if len(one) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
-        return None
-    return float(stats.spearmanr(one, other).statistic)

@@ -11,12 +11,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from auditor.analysis import Pairs
 from auditor.classifier import Classifier, finite
 from auditor.probes.head import Head, penultimate
+from auditor.ranking.agreement import shared_front
+from auditor.statistics.association import spearman
 from auditor.statistics.moments import Moments
 
 Ordering = Literal["abs_scaled", "code", "paper"]
@@ -120,11 +121,10 @@ def agreement(one: NDArray[np.float64], other: NDArray[np.float64], *, top: int)
     """
     known = np.isfinite(one) & np.isfinite(other)
     count, top = int(known.sum()), min(top, len(one))
-    if count < max(top, 3) or np.ptp(one[known]) == 0 or np.ptp(other[known]) == 0:
+    correlation = spearman(one[known], other[known]).value
+    if count < max(top, 3) or correlation is None:
         return None
-    spearman = float(stats.spearmanr(one[known], other[known]).statistic)
-    lists = [set(np.argsort(values, kind="stable")[:top].tolist()) for values in (one, other)]
-    return spearman, len(lists[0] & lists[1]) / top, top / count
+    return correlation, shared_front(-one, -other, top), top / count
 
 
 def activations_of(classifier: Classifier, head: Head, pairs: Pairs) -> Activations:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from auditor.influence.routes import count_of, model_route
 from auditor.metrics import CONFIDENCE
+from auditor.ranking.agreement import front_odds
 
 DRAWS = 1000
 """Random sets of neurons, or random routes, that a control is made of."""
@@ -125,13 +126,17 @@ def chance_occurrence(neurons: int, images: int, width: float, generator: np.ran
 
 
 def agreement(tallies: Sequence[RouteTally], width: float) -> NDArray[np.float64]:
-    """For each part of the images: share of the whole's model-level route that the part finds too, mean over layers."""
+    """For each part of the images: share of the whole's model-level route that the part finds too, mean over layers.
+
+    Expected over random ties in the part: by index, channels that are on no image's route would be found again.
+    """
     whole = model_route([tally.clean_frequency for tally in tallies], width)
-    parts = []
-    for part in range(len(tallies[0].parts)):
-        found = model_route([tally.parts[part] for tally in tallies], width)
-        parts.append(np.mean([len(np.intersect1d(a, b)) / len(a) for a, b in zip(whole, found, strict=True)]))
-    return np.array(parts)
+    return np.array(
+        [
+            np.mean([front_odds(tally.parts[part], len(a))[a].mean() for tally, a in zip(tallies, whole, strict=True)])
+            for part in range(len(tallies[0].parts))
+        ]
+    )
 
 
 class Contrast(NamedTuple):

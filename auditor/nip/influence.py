@@ -19,6 +19,7 @@ from torch import Tensor
 from auditor.classifier import Classifier, finite
 from auditor.errors import EvaluationError
 from auditor.neurons import LayerKind, watch
+from auditor.randomness import RowRandom
 
 
 def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
@@ -131,6 +132,20 @@ def split(influence: Tensor, front: int, tail: int) -> Parts:
         )
     order = influence.sort(dim=1, descending=True, stable=True).indices
     return Parts(order[:, :front], order[:, neurons - tail :], order[:, front : neurons - tail])
+
+
+def front_odds(values: Tensor, count: int) -> Tensor:
+    """For each neuron the chance to be among the ``count`` largest of its row when ties are broken at random, float64 (B, M)."""
+    last = values.topk(count, dim=1).values[:, -1:]
+    above, tied = (values > last).double(), (values == last).double()
+    return above + tied * (count - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True)
+
+
+def shuffled_front(values: Tensor, count: int, random: RowRandom) -> Tensor:
+    """The ``count`` largest of each row, indices (B, count), largest first, ties broken at random."""
+    order = random.uniform(torch.empty(values.shape, dtype=torch.float64)).argsort(1).to(values.device)
+    place = values.gather(1, order).sort(dim=1, descending=True, stable=True).indices[:, :count]
+    return order.gather(1, place)
 
 
 def chosen_mask(indices: Tensor, neurons: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auditor.nip.influence import Parts, chosen_mask
+from auditor.nip.influence import Parts, chosen_mask, front_odds
 from auditor.statistics.means import Mean
 
 CURVE_POINTS = 100
@@ -44,7 +44,10 @@ class InfluenceTotals:
         for part in ("front", "tail"):
             both = [chosen_mask(getattr(parts, part), self.neurons) for parts in (clean, twin)]
             summed |= {f"{part}_clean": both[0].double(), f"{part}_twin": both[1].double()}
-            self.overlaps[part].append(((both[0] & both[1]).sum(1).double() / both[0].sum(1)).cpu().numpy())
+            # Neurons of no influence have no order: by index they would be the same ones on an image and on its twin.
+            sign, count = (1 if part == "front" else -1), getattr(clean, part).shape[1]
+            one, other = (front_odds(sign * values, count) for values in (seen.clean, seen.twin))
+            self.overlaps[part].append(((one * other).sum(1) / count).cpu().numpy())
         for key, values in summed.items():
             self.sums[key] = self.sums.get(key, np.zeros(self.neurons)) + values.sum(0).cpu().numpy()
 

@@ -1,7 +1,11 @@
 """Rankings of neurons: how alike two or more of them are (Zhang et al. 2020, arXiv 1909.06978), and what chance would give.
 
 A ranking is an order: indices of neurons, the first one foremost. Where a measure only looks at the front of a ranking, it
-takes the sequence of its first k neurons. Equal values are ranked by the lower index everywhere.
+takes the sequence of its first k neurons.
+
+Neurons with equal values, mostly those that never move, have no order. Ranked by index, they would stand in the same order in
+every ranking and count as agreement. So what compares rankings breaks ties at random, in each ranking by itself, and averages.
+Only lists that are shown go by the lower index.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from auditor.metrics import CONFIDENCE
+from auditor.randomness import derive_seed
 from auditor.statistics.means import Mean
 
 Ints = NDArray[np.int64]
@@ -22,6 +27,9 @@ Floats = NDArray[np.float64]
 
 DRAWS = 1000
 """Random rankings behind a simulated expectation."""
+
+TIE_DRAWS = 100
+"""How often ties in the front of a ranking are broken at random; measures are averaged over the draws."""
 
 
 class Chance(NamedTuple):
@@ -42,20 +50,32 @@ def descending(values: Floats) -> Ints:
     return np.argsort(-np.asarray(values), axis=-1, kind="stable")
 
 
-def ranks(values: Floats) -> Ints:
-    """The place of each neuron in the descending order, from 1."""
-    places = np.empty(len(values), np.int64)
-    places[descending(values)] = np.arange(1, len(values) + 1)
-    return places
+def fronts(values: Floats, count: int, seed: int, draws: int = TIE_DRAWS) -> Ints:
+    """The first ``count`` neurons in descending order, (draws, count), ties broken at random in each draw.
+
+    Without a tie that touches the front all draws are the same one: (1, count). Rankings that are compared need seeds of
+    their own.
+    """
+    values = np.asarray(values, np.float64)
+    order = descending(values)
+    near = values[order[: count + 1]]
+    if len(np.unique(near)) == len(near):
+        return order[None, :count]
+    keys = np.random.default_rng(seed).random((draws, len(values)))
+    return np.lexsort((keys, np.broadcast_to(-values, keys.shape)))[:, :count]
 
 
-def spearman(a: Floats, b: Floats) -> float:
-    """Spearman's rank correlation of two values per neuron (eq. 6); NaN for fewer than two neurons."""
-    n = len(a)
-    if n < 2:
-        return math.nan
-    gaps = ranks(a) - ranks(b)
-    return 1 - 6 * int((gaps * gaps).sum()) / (n**3 - n)
+def front_odds(values: Floats, count: int) -> Floats:
+    """For each neuron the chance, (M,), to be among the first ``count`` when ties are broken at random: 1 or 0 without ties."""
+    values = np.asarray(values, np.float64)
+    last = values[descending(values)[count - 1]]
+    above, tied = values > last, values == last
+    return above + tied * (count - above.sum()) / tied.sum()
+
+
+def shared_front(a: Floats, b: Floats, count: int) -> float:
+    """Share of the first ``count`` neurons that two rankings have in common; expected, where ties are broken at random."""
+    return float(front_odds(a, count) @ front_odds(b, count)) / count
 
 
 def random_spearman(neurons: int) -> Chance:
@@ -69,11 +89,11 @@ def random_spearman(neurons: int) -> Chance:
 def levenshtein(a: Ints, b: Ints, substitution: int = 1) -> Ints:
     """The least cost of turning ``a`` into ``b`` (eq. 7), where inserting and deleting cost 1.
 
-    ``a``: (..., n), ``b``: (..., m), with the same leading dimensions; answers have those.
+    ``a``: (..., n), ``b``: (..., m); answers have the leading dimensions, broadcast together.
     """
     a, b = np.asarray(a, np.int64), np.asarray(b, np.int64)
     places = np.arange(b.shape[-1] + 1)
-    row = np.broadcast_to(places, (*b.shape[:-1], len(places)))
+    row = np.broadcast_to(places, (*np.broadcast_shapes(a.shape[:-1], b.shape[:-1]), len(places)))
     for i in range(a.shape[-1]):
         replaced = row[..., :-1] + substitution * (a[..., i : i + 1] != b)
         without_insertions = np.concatenate([row[..., :1] + 1, np.minimum(replaced, row[..., 1:] + 1)], axis=-1)
@@ -107,14 +127,16 @@ def random_similarity(neurons: int, count: int, substitution: int, seed: int, dr
 def average_pair_similarity(sequences: Ints, substitution: int = 2) -> Mean:
     """Mean Levenshtein similarity of all pairs of Y sequences, (Y, k) (eq. 9); the interval is the jackknife's over sequences.
 
-    Pairs share sequences, so they cannot count as independent: the jackknife leaves out one sequence at a time.
+    Pairs share sequences, so they cannot count as independent: the jackknife leaves out one sequence at a time. Several draws of
+    the sequences, (D, Y, k), are averaged pair by pair.
     """
-    count = len(sequences)
+    count = sequences.shape[-2]
     if count < 2:
         return Mean(value=None, low=None, high=None, n=count)
     first, second = np.triu_indices(count, 1)
     similarity = np.zeros((count, count))
-    similarity[first, second] = levenshtein_similarity(sequences[first], sequences[second], substitution)
+    each = levenshtein_similarity(sequences[..., first, :], sequences[..., second, :], substitution)
+    similarity[first, second] = each.reshape(-1, len(first)).mean(0)
     similarity += similarity.T
     value = float(similarity.sum() / (count * (count - 1)))
     if count < 3:
@@ -126,9 +148,17 @@ def average_pair_similarity(sequences: Ints, substitution: int = 2) -> Mean:
 
 
 def total_jaccard(sequences: Ints) -> float:
-    """Neurons that are in all of Y sequences, (Y, k), over neurons that are in any (eq. 10)."""
+    """Neurons that are in all of Y sequences, (Y, k), over neurons that are in any (eq. 10); mean over draws, (D, Y, k)."""
+    if sequences.ndim > 2:
+        return float(np.mean([total_jaccard(draw) for draw in sequences]))
     sets = [set(sequence.tolist()) for sequence in sequences]
     return len(set.intersection(*sets)) / len(set.union(*sets))
+
+
+def jaccard_of_fronts(a: Floats, b: Floats, count: int, seed: int) -> float:
+    """Neurons that are among the first ``count`` of two rankings, over those that are in either; mean over draws of the ties."""
+    drawn = [fronts(values, count, derive_seed(seed, which)) for which, values in enumerate((a, b))]
+    return total_jaccard(np.stack(np.broadcast_arrays(*drawn), axis=1))
 
 
 def random_jaccard(neurons: int, count: int, sequences: int) -> float:
@@ -141,11 +171,11 @@ def random_jaccard(neurons: int, count: int, sequences: int) -> float:
 
 
 def weighted_votes(values: Floats, count: int) -> Floats:
-    """Votes for each neuron (eq. 5): on each image the ``count`` largest values get count, count - 1, ..., 1.
+    """Votes for each neuron (eq. 5): on each image the ``count`` largest values get count, count - 1, ..., 1; ties share theirs.
 
     ``values``: (B, M); answers (M,). With ``count`` = M it is the Borda count.
     """
-    votes = np.zeros(values.shape[1])
-    order = descending(values)[:, :count]
-    np.add.at(votes, order, np.broadcast_to(count - np.arange(order.shape[1]), order.shape))
-    return votes
+    # Votes of the first so many places in all: equal values stand at the places from ``least`` to ``most``.
+    upto = np.concatenate([[0], np.cumsum(np.maximum(count - np.arange(values.shape[1]), 0))])
+    least, most = (stats.rankdata(-values, method=method, axis=1).astype(np.int64) for method in ("min", "max"))
+    return np.asarray(((upto[most] - upto[least - 1]) / (most - least + 1)).sum(0))

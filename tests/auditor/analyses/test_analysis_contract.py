@@ -9,7 +9,7 @@ import pytest
 
 from auditor.analysis import ANALYSES, Finding, Subject, detail_of, measured, measures_of, section_of
 from auditor.neuron_map import layer_blocks, network_map
-from auditor.report.blocks import Figure
+from auditor.report.blocks import Figure, Text
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import attacked
 from tests.nets import deeper_classifier, labelled
@@ -43,6 +43,16 @@ def test_a_finding_draws_itself_from_its_data(finding: Finding) -> None:
             for name in sorted({str(row[block.select]) for row in block.rows} if block.select else set())[:2]:
                 for inner in detail_of(finding, (name,)):
                     assert not isinstance(inner, Figure) or draw(inner).to_dict()
+
+
+def test_a_finding_of_today_is_none_of_yesterday(finding: Finding) -> None:
+    analysis = ANALYSES.build(finding.kind, finding.settings)
+    assert finding.revision == analysis.revision == len(analysis.changes)
+    assert not any(isinstance(block, Text) and "older result" in block.text for block in section_of(finding).blocks)
+    older = section_of(finding.model_copy(update={"revision": 0}))
+    assert [block.text for block in older.blocks[: analysis.revision]] == [
+        f"An older result. {change}" for change in analysis.changes
+    ]
 
 
 def test_no_flag_of_an_analysis_withholds_a_headline(finding: Finding) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditor.analyses.top_k_consistency import TopKConsistency
 from auditor.analysis import Finding, measured, section_of
+from auditor.classifier import Classifier
 from auditor.nip.influence import expected_jaccard
 from auditor.report.charts import draw
 from tests.auditor.analyses.given import Given, subject_of
@@ -100,3 +101,21 @@ def test_the_section_builds_from_stored_data_and_draws() -> None:
     measures = next(block for block in section.blocks if block.type == "measures")
     assert measures.items[0].value == finding.data["overall"]["consistency"]["value"]
     assert measures.items[1].value == finding.data["overall"]["covered_clean"] / 24
+
+
+def test_neurons_without_influence_are_not_consistent() -> None:
+    """Neurons 2 to 11 are dead behind their ReLU: with k = 6 at least four of the six that lead say nothing."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 16, 5))
+    with torch.no_grad():
+        network[0].bias[2:] = -100
+    classifier = Classifier(network.eval(), input_shape=SHAPE, num_classes=5).double()
+    generator = torch.Generator().manual_seed(3)
+    x, x_adv = torch.rand(2, 300, *SHAPE, generator=generator, dtype=torch.float64)
+    rows = TopKConsistency(k=6).run(subject_of(classifier, Given(x, x_adv, 50))).data["layers"]
+    relu = next(row for row in rows if row["type"] == "ReLU")
+    # Of the living neurons both, one or none speak for the class; the rest of the six is drawn from ten that are alike.
+    assert relu["consistency"]["value"] == pytest.approx(expected_jaccard(6, 6, 12), abs=0.15)
+    assert relu["covered_clean"] <= 8, "a neuron that is drawn by chance does not count as covered"
+    again = TopKConsistency(k=6).run(subject_of(classifier, Given(x, x_adv, 7))).data["layers"]
+    assert again == rows

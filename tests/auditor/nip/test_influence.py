@@ -14,14 +14,17 @@ from auditor.errors import EvaluationError
 from auditor.nip.influence import (
     confidence_slope,
     expected_jaccard,
+    front_odds,
     head_influence,
     log_odds,
     predicted_odds,
+    shuffled_front,
     slopes,
     split,
     template,
 )
 from auditor.probes.head import head_of, penultimate
+from auditor.randomness import RowRandom
 from tests.nets import SHAPE, small_cnn
 
 
@@ -171,3 +174,13 @@ def test_the_expected_overlap_is_the_mean_over_all_sets(first: int, second: int)
     fixed = set(range(first))
     shares = [len(fixed & set(other)) / len(fixed | set(other)) for other in combinations(range(6), second)]
     assert expected_jaccard(first, second, 6) == pytest.approx(np.mean(shares), rel=1e-12)
+
+
+def test_a_front_among_equals_is_left_to_chance() -> None:
+    """Five of eight neurons have no influence; the front of four takes one of them."""
+    values = torch.tensor([[3.0, 0, 0, 0, 2, 0, 0, 1], [1, 2, 3, 4, 5, 6, 7, 8]], dtype=torch.float64)
+    assert front_odds(values, 4).tolist() == [[1, 0.2, 0.2, 0.2, 1, 0.2, 0.2, 1], [0, 0, 0, 0, 1, 1, 1, 1]]
+    drawn = [shuffled_front(values, 4, RowRandom(0, "ties", [(draw,), (draw,)])) for draw in range(2000)]
+    assert all(front[0, :3].tolist() == [0, 4, 7] and front[1].tolist() == [7, 6, 5, 4] for front in drawn)
+    share = np.bincount([int(front[0, 3]) for front in drawn], minlength=8) / 2000
+    assert share == pytest.approx([0, 0.2, 0.2, 0.2, 0, 0.2, 0.2, 0], abs=0.04)

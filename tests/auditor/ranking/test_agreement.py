@@ -10,20 +10,23 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from auditor.randomness import derive_seed
 from auditor.ranking.agreement import (
     average_pair_similarity,
     descending,
+    front_odds,
+    fronts,
     levenshtein,
     levenshtein_similarity,
     random_jaccard,
     random_similarity,
     random_spearman,
-    ranks,
     share_of,
-    spearman,
+    shared_front,
     total_jaccard,
     weighted_votes,
 )
+from auditor.statistics.association import spearman
 
 
 def sequences(count: int, k: int, neurons: int, seed: int = 0) -> np.ndarray:
@@ -54,28 +57,61 @@ def longest_common_subsequence(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     return 0
 
 
-@pytest.mark.parametrize("n", [2, 3, 17, 512])
-def test_spearman_equals_scipy_where_no_values_are_tied(n: int) -> None:
-    generator = np.random.default_rng(n)
-    for _ in range(5):
-        a, b = generator.normal(size=(2, n))
-        assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)
+def silent(generator: np.random.Generator, neurons: int, zeros: int) -> np.ndarray:
+    """Values of which some, the same ones for every ranking, are zero: neurons that never move."""
+    values = np.zeros(neurons)
+    values[zeros:] = generator.random(neurons - zeros)
+    return values
 
 
-def test_ties_are_ranked_by_the_lower_index() -> None:
+def test_neurons_that_never_move_are_no_agreement() -> None:
+    """Of 64 neurons 40 are zero, each time others: two such rankings have nothing to do with each other."""
+    generator = np.random.default_rng(0)
+    found, odds, fronted = [], [], []
+    for draw in range(600):
+        a, b = (generator.permutation(silent(generator, 64, 40)) for _ in range(2))
+        found.append(spearman(a, b).value)
+        odds.append(shared_front(a, b, 40))
+        one, other = fronts(a, 40, derive_seed(draw, "a"), draws=4), fronts(b, 40, derive_seed(draw, "b"), draws=4)
+        fronted.append(levenshtein_similarity(one, other).mean())
+    assert np.mean(found) == pytest.approx(0, abs=0.015)
+    assert np.mean(odds) == pytest.approx(40 / 64, abs=0.01)
+    assert np.mean(fronted) == pytest.approx(random_similarity(64, 40, 2, seed=0).mean, abs=0.01)
+
+
+def test_order_is_by_the_lower_index_where_only_one_list_is_shown() -> None:
     assert descending(np.array([1.0, 3.0, 3.0, 2.0])).tolist() == [1, 2, 3, 0]
-    assert ranks(np.array([1.0, 3.0, 3.0, 2.0])).tolist() == [4, 1, 2, 3]
-    # Ranks (1, 2, 3) against (3, 2, 1): 1 - 6 (4 + 0 + 4) / (27 - 3) = -1.
-    assert spearman(np.zeros(3), np.array([0.0, 1.0, 2.0])) == -1
-    assert math.isnan(spearman(np.ones(1), np.ones(1)))
+
+
+def test_a_front_without_a_tie_is_one_sequence() -> None:
+    values = np.array([0.0, 5.0, 1.0, 0.0, 0.0, 3.0])
+    assert fronts(values, 3, seed=0).tolist() == [[1, 5, 2]]
+    assert front_odds(values, 3).tolist() == [0, 1, 1, 0, 0, 1]
+
+
+def test_a_tie_in_the_front_is_broken_at_random() -> None:
+    values = np.array([0.0, 5.0, 0.0, 0.0])
+    found = fronts(values, 2, seed=1, draws=3000)
+    assert set(found[:, 0].tolist()) == {1}
+    assert np.bincount(found[:, 1], minlength=4) / 3000 == pytest.approx([1 / 3, 0, 1 / 3, 1 / 3], abs=0.03)
+    # One place is left for three neurons.
+    assert front_odds(values, 2) == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3])
+    # The sure one, and the same one of three by chance: (1 + 3 / 9) / 2.
+    assert shared_front(values, values, 2) == pytest.approx((1 + 1 / 3) / 2)
+    assert fronts(values, 2, seed=1).tolist() == fronts(values, 2, seed=1).tolist()
 
 
 def test_random_rankings_have_the_spread_that_is_said() -> None:
+    """With ties, too: the variance of a correlation over all orders does not depend on the values."""
     generator = np.random.default_rng(0)
-    values = [spearman(*generator.normal(size=(2, 40))) for _ in range(3000)]
-    chance = random_spearman(40)
-    assert np.mean(values) == pytest.approx(chance.mean, abs=0.01)
-    assert np.quantile(values, [0.025, 0.975]) == pytest.approx([chance.low, chance.high], abs=0.02)
+    for zeros in (0, 25):
+        values = [
+            spearman(*(generator.permutation(silent(generator, 40, zeros)) for _ in range(2))).value
+            for _ in range(3000)
+        ]
+        chance = random_spearman(40)
+        assert np.mean(values) == pytest.approx(chance.mean, abs=0.015)
+        assert np.quantile(values, [0.025, 0.975]) == pytest.approx([chance.low, chance.high], abs=0.03)
     assert random_spearman(2) == (0.0, -1.0, 1.0)
 
 
@@ -137,6 +173,13 @@ def test_the_interval_of_the_average_pair_similarity_covers_its_expectation() ->
     assert 0.9 <= inside / 300 <= 0.99
 
 
+def test_over_draws_of_ties_the_average_is_that_of_each() -> None:
+    drawn = np.stack([sequences(4, 5, 9, seed) for seed in range(3)])
+    each = [average_pair_similarity(one).value for one in drawn]
+    assert average_pair_similarity(drawn).value == pytest.approx(np.mean(each), abs=1e-12)
+    assert total_jaccard(drawn) == pytest.approx(np.mean([total_jaccard(one) for one in drawn]), abs=1e-12)
+
+
 def test_total_jaccard_by_hand_and_by_chance() -> None:
     # In all three: {1, 2}; in any: {1, 2, 3, 4, 5}.
     assert total_jaccard(np.array([[1, 2, 3], [2, 1, 4], [5, 1, 2]])) == 2 / 5
@@ -151,10 +194,12 @@ def test_total_jaccard_by_hand_and_by_chance() -> None:
 
 def test_votes_by_hand() -> None:
     values = np.array([[0.1, 0.9, 0.5, -1.0], [0.7, 0.2, 0.7, 0.1]])
-    # Image 1: neuron 1 gets 2 votes, neuron 2 one. Image 2: neurons 0 and 2 are tied, the lower index gets 2, the other 1.
-    assert weighted_votes(values, 2).tolist() == [2, 2, 2, 0]
-    # Borda: (1, 2, 0, 3) get 4..1, then (0, 2, 1, 3).
-    assert weighted_votes(values, 4).tolist() == [2 + 4, 4 + 2, 3 + 3, 1 + 1]
+    # Image 1: neuron 1 gets 2 votes, neuron 2 one. Image 2: neurons 0 and 2 are tied and share 2 + 1.
+    assert weighted_votes(values, 2).tolist() == [1.5, 2, 1 + 1.5, 0]
+    # Borda: (1, 2, 0, 3) get 4..1, then (0 and 2, 1, 3) get 3.5, 3.5, 2, 1.
+    assert weighted_votes(values, 4).tolist() == [2 + 3.5, 4 + 2, 3 + 3.5, 1 + 1]
+    # One vote for three that are alike: a third each.
+    assert weighted_votes(np.array([[0.0, 0.0, -1.0, 0.0]]), 1).tolist() == pytest.approx([1 / 3, 1 / 3, 0, 1 / 3])
 
 
 def test_a_share_is_rounded_down_and_at_least_one() -> None:
