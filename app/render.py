@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable
 
+import pyarrow as pa
 import streamlit as st
 
 from app.text import plain
@@ -19,7 +20,6 @@ from auditor.report.blocks import (
     Text,
     show_interval,
     show_measure,
-    show_value,
 )
 from auditor.report.charts import PICK, draw
 from auditor.report.export import as_csv, as_svg
@@ -70,12 +70,10 @@ def _measures(block: Measures) -> None:
 def _table(block: Table) -> None:
     if block.title:
         st.subheader(plain(block.title), anchor=False)
-    # Streamlit reads a table's cells as markdown, so every one of them is escaped.
-    rows = [
-        {plain(column.title): plain(show_value(row.get(column.key), column.format)) for column in block.columns}
-        for row in block.rows
-    ]
-    st.table(rows, hide_index=True)
+    # Column by column, in their order. Streamlit reads titles and cells as markdown, so every one of them is escaped.
+    cells = [[plain(cell) for cell in row] for row in block.cells()]
+    columns = [pa.array([row[place] for row in cells], pa.string()) for place in range(len(block.columns))]
+    st.table(pa.Table.from_arrays(columns, [plain(column.title) for column in block.columns]), hide_index=True)
     if block.caption:
         st.caption(plain(block.caption))
 

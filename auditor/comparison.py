@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from auditor.analysis import keyed, section_of, sections_of
 from auditor.errors import MismatchError
 from auditor.metrics import PairedDifference, Rate, paired_difference
-from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
+from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text, apart
 from auditor.report.charts import OVERLAYING, domain_of
 from auditor.report.sections.curve import curve_options, curve_rows
 from auditor.result import AuditResult
@@ -96,15 +96,18 @@ def _differences(
 
 
 def _columns(names: tuple[str, str]) -> tuple[Column, ...]:
-    return (
-        Column(key="what", title="Share of the same samples"),
-        Column(key="first", title=names[0]),
-        Column(key="second", title=names[1]),
-        Column(key="difference", title="Difference [95 %]"),
-        Column(key="only_first", title=f"Only {names[0]}"),
-        Column(key="only_second", title=f"Only {names[1]}"),
-        Column(key="p", title="p (McNemar)"),
-    )
+    titles = {
+        "what": "Share of the same samples",
+        "difference": "Difference [95 %]",
+        "p": "p (McNemar)",
+        "first": names[0],
+        "second": names[1],
+        "only_first": f"Only {names[0]}",
+        "only_second": f"Only {names[1]}",
+    }
+    told = dict(zip(titles, apart(titles.values()), strict=True))
+    order = ("what", "first", "second", "difference", "only_first", "only_second", "p")
+    return tuple(Column(key=key, title=told[key]) for key in order)
 
 
 def _corruptions(
@@ -182,7 +185,7 @@ def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
         if twin is None:
             continue
         pages = [own[key], section_of(twin)]
-        figures = [{block.title: block for block in page.blocks if isinstance(block, Figure)} for page in pages]
+        figures = [_by_title(page) for page in pages]
         blocks = tuple(
             figure
             for title, one in figures[0].items()
@@ -192,6 +195,11 @@ def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
         if blocks:
             sections.append(Section(key=key, title=pages[0].title, blocks=blocks))
     return sections
+
+
+def _by_title(section: Section) -> dict[str, Figure]:
+    figures = [block for block in section.blocks if isinstance(block, Figure)]
+    return dict(zip(apart(figure.title for figure in figures), figures, strict=True))
 
 
 def together(one: Figure, other: Figure, names: tuple[str, str]) -> tuple[Figure, ...]:
@@ -223,10 +231,9 @@ def _settings(first: AuditResult, second: AuditResult, names: tuple[str, str]) -
         for key in dict.fromkeys([*facts[0], *facts[1]])
         if facts[0].get(key) != facts[1].get(key)
     )
-    columns = (
-        Column(key="what", title="What"),
-        Column(key="first", title=names[0]),
-        Column(key="second", title=names[1]),
+    titles = apart(("What", *names))
+    columns = tuple(
+        Column(key=key, title=title) for key, title in zip(("what", "first", "second"), titles, strict=True)
     )
     return Section(key="settings", title="Models and settings that differ", blocks=(Table(columns=columns, rows=rows),))
 

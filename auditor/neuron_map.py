@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from auditor.analysis import MeasuredLayer, NeuronMeasure, measures_of
 from auditor.errors import NotFoundError
-from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Table, Text
+from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Table, Text, apart
 from auditor.report.charts import domain_of
 from auditor.result import AuditResult
 
@@ -101,11 +101,12 @@ def layer_blocks(measure: NeuronMeasure, name: str, beside: Sequence[NeuronMeasu
     ]
     if len(seen) > 1:
         blocks.append(_histogram(measure, name, seen, [values[~np.isnan(values)] for values in others]))
+    value, marked_as = apart(("Rank", "Neuron", measure.unit, measure.marked_as.capitalize()))[2:]
     columns = (
         Column(key="rank", title="Rank"),
         Column(key="neuron", title="Neuron"),
-        Column(key="value", title=measure.unit, format=".5g"),
-        Column(key="marked", title=measure.marked_as.capitalize()),
+        Column(key="value", title=value, format=".5g"),
+        Column(key="marked", title=marked_as),
     )
     blocks.append(Table(title=f"First neurons of {name}", columns=columns, rows=rows[:LISTED]))
     return tuple(blocks)

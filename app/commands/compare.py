@@ -17,7 +17,7 @@ SHOWN = ("differences", "corruptions")
 def compare(first: str, second: str) -> None:
     """Two audits on the same samples, side by side, with paired differences."""
     from auditor.comparison import compare as compared
-    from auditor.report.blocks import Table, Text, show_value
+    from auditor.report.blocks import Table, Text
     from worker.client import Client
 
     client = Client()
@@ -26,10 +26,7 @@ def compare(first: str, second: str) -> None:
         if isinstance(block, Text):
             console.print(block.text)
         if isinstance(block, Table):
-            table(
-                [column.title for column in block.columns],
-                [[show_value(row.get(column.key), column.format) for column in block.columns] for row in block.rows],
-            )
+            table([column.title for column in block.columns], block.cells())
 
 
 def report(

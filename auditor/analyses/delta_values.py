@@ -188,10 +188,10 @@ def _orderings(data: dict[str, Any]) -> Table:
             Column(key="other", title="Compared with"),
             Column(key="n", title="Images"),
             Column(key="spearman", title="Spearman", format=".3f"),
-            Column(key="spearman_std", title="± (deviation)", format=".3f"),
+            Column(key="spearman_std", title="Spearman: deviation", format=".3f"),
             Column(key="overlap", title=f"Overlap of the top {min(TOP, data['neurons'])}", format=".1%"),
-            Column(key="overlap_std", title="± (deviation)", format=".1%"),
-            Column(key="chance", title="By chance", format=".1%"),
+            Column(key="overlap_std", title="Overlap: deviation", format=".1%"),
+            Column(key="chance", title="Overlap by chance", format=".1%"),
         ),
         rows=tuple(
             item | {"one": ORDERINGS[item["one"]], "other": ORDERINGS[item["other"]]} for item in data["orderings"]

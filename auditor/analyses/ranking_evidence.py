@@ -182,7 +182,7 @@ class RankingEvidence(Analysis):
                         for test, words in TESTS.items()
                         for column in (
                             Column(key=f"{test}_verdict", title=words.capitalize()),
-                            Column(key=f"{test}_p", title="p", format=".3f"),
+                            Column(key=f"{test}_p", title=f"p, {words}", format=".3f"),
                         )
                     ),
                 ),

@@ -20,7 +20,7 @@ from auditor.flag import Flag
 from auditor.neurons import KIND_TITLES
 from auditor.randomness import derive_seed
 from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter, image_means
-from auditor.report.blocks import Column, Figure, Section, Table, Text
+from auditor.report.blocks import Column, Figure, Section, Table, Text, apart
 from auditor.series import Multiples, Names
 from auditor.statistics.means import Mean
 from auditor.threat import ThreatModel, show_epsilon
@@ -194,7 +194,8 @@ class SensitivityByEpsilon(Analysis):
         return [row for row in layers if row["kind"] in ("conv", "activation")][-SHOWN:] or layers[-SHOWN:]
 
     def _table(self, key: str, title: str, rows: list[dict[str, Any]], epsilons: list[float]) -> Table:
-        columns = tuple(Column(key=str(i), title=f"ε = {show_epsilon(e)}") for i, e in enumerate(epsilons))
+        titles = apart(f"ε = {show_epsilon(epsilon)}" for epsilon in epsilons)
+        columns = tuple(Column(key=str(i), title=title) for i, title in enumerate(titles))
         return Table(
             title=f"{title} [95 % interval]",
             columns=(Column(key="name", title="Layer"), Column(key="neurons", title="Neurons"), *columns),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Block(BaseModel):
@@ -50,13 +51,25 @@ class Column(Block):
 
 
 class Table(Block):
-    """Rows of values by column key; None is shown as a dash."""
+    """Rows of values by column key; None is shown as a dash. Keys and titles of the columns are unique: two that look alike
+    cannot be told apart, and what shows rows by title would lose one. Titles that hold names or numbers: see ``apart``."""
 
     type: Literal["table"] = "table"
     title: str = ""
     columns: tuple[Column, ...]
     rows: tuple[dict[str, Any], ...]
     caption: str = ""
+
+    @model_validator(mode="after")
+    def _columns_differ(self) -> Self:
+        for what, names in (("keys", [c.key for c in self.columns]), ("titles", [c.title for c in self.columns])):
+            if len(set(names)) < len(names):
+                raise ValueError(f"the {what} of a table's columns must differ, got {names}")
+        return self
+
+    def cells(self) -> list[list[str]]:
+        """The rows as a reader sees them, column by column."""
+        return [[show_value(row.get(column.key), column.format) for column in self.columns] for row in self.rows]
 
 
 class Figure(Block):
@@ -109,6 +122,18 @@ class Section(Block):
     key: str
     title: str
     blocks: tuple[AnyBlock, ...]
+
+
+def apart(names: Iterable[str]) -> list[str]:
+    """The same names, those that came before with a number: ("A", "B", "A") becomes ("A", "B", "A (2)")."""
+    found: list[str] = []
+    for name in names:
+        new, number = name, 1
+        while new in found:
+            number += 1
+            new = f"{name} ({number})"
+        found.append(new)
+    return found
 
 
 def show_value(value: object, format: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from auditor.analysis import detail_of, keyed
 from auditor.errors import AuditorError
-from auditor.report.blocks import Figure, Section, Table, show_interval, show_measure, show_value
+from auditor.report.blocks import Figure, Section, Table, show_interval, show_measure
 from auditor.report.export import as_svg
 from auditor.report.section import document
 from auditor.result import AuditResult
@@ -52,9 +52,7 @@ def page(
     environment = Environment(
         loader=PackageLoader("auditor.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(
-        show_value=show_value, show_measure=show_measure, show_interval=show_interval, svg=_svg, picture=_picture
-    )
+    environment.globals.update(show_measure=show_measure, show_interval=show_interval, svg=_svg, picture=_picture)
     template = environment.get_template("template.html.j2")
     return template.render(heading=heading, made=made, sections=sections, details=details or {}, cut=cut)
 

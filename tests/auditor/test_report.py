@@ -19,7 +19,7 @@ from auditor.errors import AuditorError, MismatchError
 from auditor.metrics import paired_difference
 from auditor.neuron_map import measures_in
 from auditor.report import html
-from auditor.report.blocks import Figure, Measure, show_interval, show_measure, show_value
+from auditor.report.blocks import Column, Figure, Measure, Table, apart, show_interval, show_measure, show_value
 from auditor.report.charts import draw
 from auditor.report.section import document
 from auditor.result import AuditResult
@@ -293,3 +293,25 @@ def test_a_chart_of_one_model_stands_twice_on_one_scale() -> None:
     lines = bars["plain"].model_copy(update={"chart": "lines"})
     (one,) = together(lines, lines, ("plain", "robust"))
     assert [row["model"] for row in one.rows] == ["plain", "robust"]
+
+
+def test_columns_that_look_alike_are_refused() -> None:
+    columns = (Column(key="a", title="Random"), Column(key="b", title="Random"))
+    with pytest.raises(ValueError, match=r"titles of a table's columns must differ, got \['Random', 'Random'\]"):
+        Table(columns=columns, rows=())
+    with pytest.raises(ValueError, match="keys of a table's columns must differ"):
+        Table(columns=(columns[0], columns[0].model_copy(update={"title": "Other"})), rows=())
+    assert apart(["A", "B", "A", "A (2)", "A"]) == ["A", "B", "A (2)", "A (2) (2)", "A (3)"]
+
+
+def test_a_model_named_like_a_column_is_compared() -> None:
+    classifier = small_classifier()
+    data = labelled(classifier, n=30)
+    classifier.name = "p (McNemar)"
+    one = audited(classifier, data)
+    classifier.name = "Only p (McNemar)"
+    tables = [b for part in compare(one, audited(classifier, data)) for b in part.blocks if isinstance(b, Table)]
+    assert [column.title for column in tables[0].columns] == [
+        "Share of the same samples", "p (McNemar) (2)", "Only p (McNemar)", "Difference [95 %]",
+        "Only p (McNemar) (2)", "Only Only p (McNemar)", "p (McNemar)",
+    ]  # fmt: skip
