@@ -35,9 +35,14 @@ class Tally:
         hits = self[condition]
         return Rate.of(hits if among is None else hits[among]).model_dump()
 
-    def difference(self, condition: Hashable, other: Hashable) -> dict[str, Any]:
-        """The rate under ``condition`` minus that under ``other``, image by image, as data (``metrics.PairedDifference``)."""
-        return paired_difference(self[other], self[condition])._asdict()
+    def difference(
+        self, condition: Hashable, other: Hashable, among: NDArray[np.bool_] | None = None
+    ) -> dict[str, Any]:
+        """The rate under ``condition`` minus that under ``other``, image by image, as data (``metrics.PairedDifference``).
+
+        ``among``: some of the images, at least one."""
+        kept = slice(None) if among is None else among
+        return paired_difference(self[other][kept], self[condition][kept])._asdict()
 
 
 def show_difference(difference: dict[str, Any] | None) -> str:
