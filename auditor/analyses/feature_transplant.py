@@ -137,7 +137,7 @@ class FeatureTransplant(Analysis):
         )
         energy = [descending(item) for item in clean_energy(subject, found.layers)]
         filters = largest_filters(subject.classifier, found.layers)
-        orders: dict[Choice, list[NDArray[np.int64]]] = {"route": found.order, "norm": filters, "energy": energy}
+        orders: dict[str, list[NDArray[np.int64]]] = {"route": found.order, "norm": filters, "energy": energy}
         selector = Selector(orders, self.model_width, subject.seed)
         sets = self._sets(found, subject.seed)
         chosen = {

@@ -11,7 +11,7 @@ from auditor.analysis import Analysis, Finding, NeuronMeasure, Subject, before_h
 from auditor.attack import ATTACKS
 from auditor.criterion import Misclassification
 from auditor.delta.neuron_attack import STEP, Best, NeuronAttack
-from auditor.delta.neuron_attack_outcome import FakeRelu, NeuronAttackOutcome, attack_images, counted
+from auditor.delta.neuron_attack_outcome import LISTS, FakeRelu, NeuronAttackOutcome, attack_images, counted
 from auditor.delta.values import ORDERINGS, Feasible, Ordering, activations_of
 from auditor.errors import EvaluationError
 from auditor.evaluation import run_attack
@@ -32,10 +32,10 @@ class KNeuronSensitivityAttack(Analysis):
     """Success of an attack that aims at the k most sensitive neurons, one at a time (Suri and Evans 2020, arXiv 2003.09372).
 
     For each image and each of its k neurons with the lowest Delta-value, gradient descent moves the features to where that
-    neuron alone would change the prediction; one success is enough. Beside it stand the same attack on random neurons and
-    PGD on the whole output in the same ball: a restricted attack that does better than PGD means that PGD's number
-    overstates the robustness. An attack ends as soon as its success is certain: the predicted class has less than one in K
-    of the softmax over K classes.
+    neuron alone would change the prediction; one success is enough. Beside it stand the same attack on random neurons and on
+    the k with the highest Delta-value, both among those that have a finite one, and PGD on the whole output in the same ball:
+    a restricted attack that does better than PGD means that PGD's number overstates the robustness. An attack ends as soon as
+    its success is certain: the predicted class has less than one in K of the softmax over K classes.
     """
 
     title: ClassVar[str] = "k-NS attack"
@@ -66,8 +66,8 @@ class KNeuronSensitivityAttack(Analysis):
 
     @property
     def cost(self) -> float:
-        both = 2 * self.neurons * (3 * self.iterations + 1)
-        return 1 + (both + 3 * self.pgd_steps * self.pgd_restarts) * self.images / AUDIT
+        lists = len(LISTS) * self.neurons * (3 * self.iterations + 1)
+        return 1 + (lists + 3 * self.pgd_steps * self.pgd_restarts) * self.images / AUDIT
 
     def run(self, subject: Subject) -> Finding:
         if subject.threat.norm not in (Norm.LINF, Norm.L2):
@@ -142,7 +142,15 @@ class KNeuronSensitivityAttack(Analysis):
                         _rate(data, data["random"]["changed"][-1]).measure(
                             f"{most} random neurons",
                             higher_is_better=False,
-                            explanation="The control: the same attack.",
+                            explanation=f"A control: the same attack. {_drawn(data)}",
+                        ),
+                        *(
+                            _rate(data, data["least"]["changed"][-1]).measure(
+                                f"{most} least sensitive neurons",
+                                higher_is_better=False,
+                                explanation="A control: the same attack on the neurons whose change would have to be largest.",
+                            )
+                            for _ in _series(data).keys() & {"least"}
                         ),
                         _rate(data, data["pgd"]["changed"]).measure(
                             "PGD changes the prediction", higher_is_better=False
@@ -167,12 +175,12 @@ class KNeuronSensitivityAttack(Analysis):
                     title="Success of each single neuron",
                     rows=tuple(_ranks(data)),
                     options={
-                        "x": "rank of the neuron, 1 = most sensitive",
+                        "x": "rank of the neuron in its list",
                         "y": "images with a changed prediction",
                         "share": True,
                     },
-                    reading="The attack on the neuron of this rank alone. A falling line means that sensitive neurons are easier "
-                    "targets; random neurons have no rank and stay level.",
+                    reading="The attack on the neuron of this rank alone, rank 1 of the least sensitive being the last of all. A "
+                    "falling line means that sensitive neurons are easier targets; random neurons have no rank and stay level.",
                 ),
                 _table(data, shown),
                 Text(text=_norms(data)),
@@ -205,13 +213,18 @@ def _row(x: int, series: str, rate: Rate) -> dict[str, Any]:
     return {"x": x, "series": series, **rate.model_dump(exclude={"hits"})}
 
 
-_SERIES = {"sensitive": "most sensitive neurons", "random": "random neurons"}
+_SERIES = {"sensitive": "most sensitive neurons", "random": "random neurons", "least": "least sensitive neurons"}
+
+
+def _series(data: dict[str, Any]) -> dict[str, str]:
+    """Findings made before there was a second control lack it."""
+    return {name: title for name, title in _SERIES.items() if name in data}
 
 
 def _curve(data: dict[str, Any], most: int) -> list[dict[str, Any]]:
     rows = [
         _row(k, series, _rate(data, hits))
-        for name, series in _SERIES.items()
+        for name, series in _series(data).items()
         for k, hits in enumerate(data[name]["changed"], 1)
     ]
     whole = {"pgd": "PGD", "audit": "the audit's attack"}
@@ -223,7 +236,7 @@ def _curve(data: dict[str, Any], most: int) -> list[dict[str, Any]]:
 def _ranks(data: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         _row(rank, series, _rate(data, hits))
-        for name, series in _SERIES.items()
+        for name, series in _series(data).items()
         for rank, hits in enumerate(data["by_rank"][name], 1)
     ]
 
@@ -231,7 +244,8 @@ def _ranks(data: dict[str, Any]) -> list[dict[str, Any]]:
 def _table(data: dict[str, Any], shown: list[int]) -> Table:
     lines = [
         (f"{k}-{what}", {key: hits[k - 1] for key, hits in data[name].items()})
-        for name, what in (("sensitive", "NS"), ("random", "random"))
+        for name, what in (("sensitive", "NS"), ("random", "random"), ("least", "least sensitive"))
+        if name in data
         for k in shown
     ]
     lines += [("PGD", data["pgd"]), (f"the audit's twins: {data['twins']}", data["audit"])]
@@ -254,8 +268,15 @@ def _table(data: dict[str, Any], shown: list[int]) -> Table:
         ),
         caption=f"'Changed': another class than for the clean image, of all {data['images']} images. 'Wrong, of all': not the "
         "label, the clean image being one of the attacker's choices (1 - accuracy). The two versions of the paper use one each. "
-        f"'Of those right before': of the {data['correct']} images classified correctly.",
+        f"'Of those right before': of the {data['correct']} images classified correctly. {_drawn(data)}",
     )
+
+
+def _drawn(data: dict[str, Any]) -> str:
+    """What the random neurons were drawn from; all of them in findings made before that was noted."""
+    if "drawn_from" in data:
+        return "Random and least sensitive neurons are among those with a finite score, as the most sensitive are."
+    return "Random neurons are drawn from all, those without a finite Δ too, which makes the control too weak."
 
 
 def _norms(data: dict[str, Any]) -> str:

@@ -16,17 +16,19 @@ from auditor.metrics import paired_difference
 from auditor.probes.head import Head
 from auditor.randomness import RowRandom
 
+LISTS = ("sensitive", "random", "least")
+"""Of each image: its most sensitive neurons, and the two controls."""
 FakeRelu = Literal["dead", "always", "never"]
 
 
 class NeuronAttackOutcome(NamedTuple):
-    """The attacks on K neurons of each of B images, one neuron at a time; the first of a row is the most sensitive.
+    """The attacks on K neurons of each of B images, one neuron at a time.
 
     ``predicted``: the clean prediction. ``correct``: whether it is the label. ``twin``: whether the audit's own attack changed
-    it. ``aimless``: whether the image has no finite Delta; all (B,). ``sensitive``, ``random``: which attacks changed the
-    prediction, (B, K). ``norm``: size of the perturbations on sensitive neurons that did, NaN elsewhere, (B, K).
-    ``attacked``, ``fell``: which of all M neurons were attacked, as sensitive or as random, and which of these attacks
-    succeeded, (B, M).
+    it. ``aimless``: whether the image has no finite Delta; all (B,). ``sensitive``, ``random``, ``least``: which attacks changed
+    the prediction, (B, K), on the most sensitive neurons from the first on, random ones, and the least sensitive from the last
+    on. ``norm``: size of the perturbations on the most sensitive that did, NaN elsewhere, (B, K). ``attacked``, ``fell``: which
+    of all M neurons were attacked, and which of these attacks succeeded, (B, M).
     """
 
     predicted: NDArray[np.int64]
@@ -35,6 +37,7 @@ class NeuronAttackOutcome(NamedTuple):
     aimless: NDArray[np.bool_]
     sensitive: NDArray[np.bool_]
     random: NDArray[np.bool_]
+    least: NDArray[np.bool_]
     norm: NDArray[np.float64]
     attacked: NDArray[np.bool_]
     fell: NDArray[np.bool_]
@@ -58,10 +61,12 @@ def attack_images(
     rows: int,
     hear: Callable[[float], None],
 ) -> NeuronAttackOutcome:
-    """Attack the ``count`` neurons of each image with the lowest Delta, and as many random ones, ``rows`` at a time.
+    """Attack the ``count`` neurons of each image with the lowest Delta, as many with the highest, and as many random ones.
 
-    A neuron on both lists is attacked once. An image without a finite Delta is not attacked: nothing to aim at. A neuron
-    without one aims at the largest of its image. ``hear`` is told the share done.
+    The controls come from the neurons that have a finite score, as the lowest do: aiming at others would make any ranking look
+    better. Where fewer than ``count`` have one, all lists end with the same neurons without one, which aim at the largest Delta
+    of their image. A neuron on several lists is attacked once. An image without a finite Delta is not attacked: nothing to aim
+    at. ``rows``: attacks at a time. ``hear`` is told the share done.
     """
     classifier, x = attack.classifier, pair.x.to(attack.classifier.dtype)
     features = features_of(classifier, head, x)
@@ -71,7 +76,9 @@ def attack_images(
     change = torch.where(known, deltas.value, largest)
     predicted = classifier.logits(x).argmax(1)
     draws = RowRandom(seed, "k-ns", [(sample,) for sample in pair.sample.tolist()]).uniform(features)
-    lists = [ordered(score)[:, :count] for score in (scores(deltas.value, activations, ordering), draws)]
+    score = scores(deltas.value, activations, ordering)
+    ranked = score.isfinite()
+    lists = [ordered(each.masked_fill(~ranked, torch.inf))[:, :count] for each in (score, draws, -score)]
     wanted = torch.zeros_like(known).scatter(1, torch.cat(lists, 1), True) & known.any(1, keepdim=True)
     owner, neuron = wanted.nonzero().unbind(1)
     changed, norm = torch.zeros_like(wanted), torch.full_like(features, torch.nan)
@@ -91,7 +98,7 @@ def attack_images(
 
 def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, Any]:
     """Successes as counts. An image among those tried (the clean one included) is in error when it is not of its label."""
-    nested = {name: np.logical_or.accumulate(getattr(seen, name), axis=1) for name in ("sensitive", "random")}
+    nested = {name: np.logical_or.accumulate(getattr(seen, name), axis=1) for name in LISTS}
     norms = seen.norm[~np.isnan(seen.norm)]
     return {
         "images": len(seen.correct),
@@ -108,6 +115,8 @@ def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, A
         "norms": [float(pick(norms)) for pick in (np.min, np.median, np.max)] if len(norms) else None,
         "beyond_pgd": _difference(by_pgd, nested["sensitive"][:, -1]),
         "beyond_random": _difference(nested["random"][:, -1], nested["sensitive"][:, -1]),
+        "first_beyond": {name: _difference(nested[name][:, 0], nested["sensitive"][:, 0]) for name in LISTS[1:]},
+        "drawn_from": "ranked",
     }
 
 

@@ -55,18 +55,21 @@ def subject(classifier: Classifier, data: ImageDataset, tmp_path_factory: pytest
 def plain_successes(
     classifier: Classifier, x: Tensor, threat: ThreatModel, count: int, iterations: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The most sensitive neurons of each image, and its random ones, (2, B, count), and whether the attack on each changed the
-    prediction."""
+    """The most sensitive neurons of each image, random and least sensitive ones among those with a finite score, (3, B, count),
+    and whether the attack on each changed the prediction."""
     features, logits = classifier.network[:5](classifier.normalize(x)), classifier(x)
     delta, _ = restated(features, logits, classifier.network[5].weight, 0.0)
     std = features.numpy().std(0)
     with np.errstate(all="ignore"):
         score = np.where(np.isfinite(delta) & (std > 0), np.abs(delta) / std, np.inf)
-    draws = [
-        torch.rand(72, generator=torch.Generator().manual_seed(derive_seed(0, "k-ns", b))).argsort(stable=True)
-        for b in range(len(x))
-    ]
-    order = np.stack([score.argsort(1, kind="stable")[:, :count], torch.stack(draws)[:, :count].numpy()])
+    lists = []
+    for b, row in enumerate(score):
+        draw = torch.rand(72, generator=torch.Generator().manual_seed(derive_seed(0, "k-ns", b))).numpy()
+        ranked = [neuron for neuron in range(72) if np.isfinite(row[neuron])]
+        assert count <= len(ranked) < 72
+        by_key = [sorted(ranked, key=key) for key in (row.__getitem__, draw.__getitem__, (-row).__getitem__)]
+        lists.append([order[:count] for order in by_key])
+    order = np.array(lists).transpose(1, 0, 2)
     hits = np.zeros(order.shape, bool)
     for place in np.ndindex(order.shape):
         _, b, _ = place
@@ -88,12 +91,12 @@ def test_every_success_is_that_of_a_plain_loop(subject: Subject, data: ImageData
     order, hits = plain_successes(subject.classifier, x, threat, 4, 6)
     each = [(place, int(order[place]), hits[place]) for place in np.ndindex(order.shape)]
     found = find(replace(subject, threat=threat), fake_relu="never").data
-    for name, ours in zip(("sensitive", "random"), hits, strict=True):
-        assert 0 < ours.sum() < ours.size
+    for name, ours in zip(("sensitive", "random", "least"), hits, strict=True):
+        assert (0 if name == "least" else 1) <= ours.sum() < ours.size
         assert found["by_rank"][name] == ours.sum(0).tolist()
         assert found[name]["changed"] == np.logical_or.accumulate(ours, 1).sum(0).tolist()
     assert not found["identity_relu"]
-    attacks = {(b, neuron): bool(hit) for (_, b, _), neuron, hit in each}  # of one on both lists, one counts
+    attacks = {(b, neuron): bool(hit) for (_, b, _), neuron, hit in each}  # of one on several lists, one counts
     expected = np.zeros((2, 72), np.int64)
     for (_, neuron), hit in attacks.items():
         expected[:, neuron] += (1, hit)
@@ -120,7 +123,7 @@ def test_a_neuron_without_a_change_of_its_own_aims_at_the_largest_of_its_image(
     change = np.where(np.isinf(delta), largest, delta)
     changes, neurons = torch.cat([each.change for each in given]), torch.cat([each.neuron for each in given])
     dead = torch.cat([each.passing for each in given])
-    assert neurons.tolist() == list(range(72)) * 12, "on both lists, and attacked once"
+    assert neurons.tolist() == list(range(72)) * 12, "on all lists, and attacked once"
     assert dead.tolist() == (features == 0).flatten().tolist()
     assert np.allclose(changes, change.ravel(), rtol=1e-12)
 
@@ -145,7 +148,7 @@ def test_pgd_is_judged_alike_on_the_same_images_and_ball(subject: Subject, data:
 
 def test_more_neurons_never_succeed_less_and_the_budget_holds(subject: Subject) -> None:
     found = find(subject, neurons=16, iterations=4).data
-    for name in ("sensitive", "random"):
+    for name in ("sensitive", "random", "least"):
         for key, hits in found[name].items():
             assert hits == sorted(hits), key
             assert len(hits) == 16
@@ -155,7 +158,7 @@ def test_more_neurons_never_succeed_less_and_the_budget_holds(subject: Subject) 
 
 def test_the_first_neurons_do_not_depend_on_how_many_there_are(subject: Subject) -> None:
     few, many = (find(subject, neurons=k).data for k in (2, 5))
-    for name in ("sensitive", "random"):
+    for name in ("sensitive", "random", "least"):
         assert many[name]["changed"][:2] == few[name]["changed"]
         assert many["by_rank"][name][:2] == few["by_rank"][name]
 
@@ -176,6 +179,7 @@ def test_the_definitions_of_success_by_hand() -> None:
         aimless=np.array([yes, no, no, no]),
         sensitive=np.array([[no, no], [no, yes], [no, no], [yes, no]]),
         random=np.zeros((4, 2), bool),
+        least=np.array([[no, no], [no, no], [no, no], [yes, no]]),
         norm=np.array([[np.nan, np.nan], [np.nan, 0.3], [np.nan, np.nan], [0.1, np.nan]]),
         attacked=np.array([[yes, yes, no]] * 3 + [[no, yes, yes]]),
         fell=np.array([[no, no, no], [no, yes, no], [no, no, no], [no, yes, no]]),
@@ -192,6 +196,8 @@ def test_the_definitions_of_success_by_hand() -> None:
     assert (found["images"], found["correct"], found["aimless"]) == (4, 2, 1)
     assert (found["beyond_pgd"]["only_a"], found["beyond_pgd"]["only_b"], found["beyond_pgd"]["value"]) == (1, 2, 0.25)
     assert found["beyond_random"]["value"] == 0.5
+    assert found["least"] == {"changed": [1, 1], "error": [2, 2], "error_correct": [0, 0]}
+    assert {name: item["value"] for name, item in found["first_beyond"].items()} == {"random": 0.25, "least": 0.0}
 
 
 def test_masked_gradients_are_flagged(tmp_path: Path) -> None:
@@ -242,10 +248,24 @@ def test_the_section_comes_from_the_data(subject: Subject) -> None:
     figures = [block for block in blocks if isinstance(block, Figure)]
     for figure in figures:
         draw(figure).to_dict()
-    assert {row["series"] for row in figures[0].rows} >= {"most sensitive neurons", "random neurons", "PGD"}
+    series = {"most sensitive neurons", "random neurons", "least sensitive neurons"}
+    assert {row["series"] for row in figures[0].rows} >= series | {"PGD"}
+    assert {row["series"] for row in figures[1].rows} == series
     assert all(row["n"] == 12 for figure in figures for row in figure.rows)
     (table,) = [block for block in blocks if isinstance(block, Table)]
+    rows = [row["attack"] for row in table.rows]
+    assert rows[:7] == ["1-NS", "4-NS", "1-random", "4-random", "1-least sensitive", "4-least sensitive", "PGD"]
+    assert "among those with a finite score" in table.caption
+
+
+def test_a_finding_from_before_the_second_control_shows_what_it_has(subject: Subject) -> None:
+    finding = find(subject)
+    data = {key: value for key, value in finding.data.items() if key not in ("least", "first_beyond", "drawn_from")}
+    data["by_rank"] = {key: value for key, value in data["by_rank"].items() if key != "least"}
+    blocks = section_of(finding.model_copy(update={"data": data})).blocks
+    (table,) = [block for block in blocks if isinstance(block, Table)]
     assert [row["attack"] for row in table.rows][:5] == ["1-NS", "4-NS", "1-random", "4-random", "PGD"]
+    assert "drawn from all" in table.caption
 
 
 def test_progress_grows_to_the_end_and_may_stop_the_work(subject: Subject) -> None:
