@@ -7,9 +7,11 @@ after the module that calls it, ``branch1.relu()``.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -129,12 +131,40 @@ def is_activation(function: Any) -> bool:
     return function in _FUNCTIONS
 
 
+class CustomFunctions:
+    """The hand-written ``autograd.Function`` classes that there are.
+
+    What one of them computes inside has no gradient of its own, whatever its backward is, and cannot be exchanged for something
+    that has.
+    """
+
+    def __init__(self) -> None:
+        forwards = [item.forward for item in _subclasses(torch.autograd.Function)]
+        self.forwards = {forward.__code__ for forward in forwards if hasattr(forward, "__code__")}
+
+    def running(self) -> bool:
+        """Whether the caller is called by the forward of one of them."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code not in self.forwards:
+            frame = frame.f_back
+        return frame is not None
+
+
+def _subclasses(of: Any) -> Iterator[Any]:
+    for item in of.__subclasses__():
+        yield item
+        yield from _subclasses(item)
+
+
 class _Watcher(TorchFunctionMode):
-    """Sees modules by hooks and activations called as functions by a function mode."""
+    """Sees modules by hooks and activations called as functions by a function mode.
+
+    What a hand-written ``autograd.Function`` does inside is not a layer: see ``CustomFunctions``.
+    """
 
     def __init__(self, network: nn.Module, on_output: OnOutput) -> None:
         super().__init__()
-        self.network, self.on_output = network, on_output
+        self.network, self.on_output, self.custom = network, on_output, CustomFunctions()
         self.calls: Counter[str] = Counter()
         self.inside: list[tuple[str, nn.Module]] = []
         self.axes: dict[torch.Size, int] = {}
@@ -149,7 +179,7 @@ class _Watcher(TorchFunctionMode):
         def leave(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
             self.inside.pop()
             kind = kind_of(module)
-            if kind is None or not isinstance(output, Tensor):
+            if kind is None or not isinstance(output, Tensor) or self.custom.running():
                 return None
             return self._report(name or type(module).__name__.lower(), kind, module, output)
 
@@ -159,7 +189,7 @@ class _Watcher(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         function = _FUNCTIONS.get(func)
-        if function is not None and self.inside and isinstance(output, Tensor):
+        if function is not None and self.inside and isinstance(output, Tensor) and not self.custom.running():
             name, module = self.inside[-1]
             if kind_of(module) is None:
                 return self._report(f"{name}.{function}()".removeprefix("."), "activation", function, output)

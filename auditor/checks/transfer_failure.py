@@ -9,6 +9,7 @@ import torch
 from auditor.check import ThreatCheck
 from auditor.classifier import Classifier
 from auditor.flag import Flag, Opinion
+from auditor.harness.attack_run import PROBED
 from auditor.harness.fast import fast_copy
 from auditor.inquiry import Inquiry
 from auditor.strength import weakness
@@ -28,10 +29,10 @@ class TransferFailure(ThreatCheck):
         record = inquiry.strongest(threat)
         if record is None:
             return Opinion("no attack ran", applies=False)
-        copy = fast_copy(inquiry.classifier)
+        positions = inquiry.affordable(record.attack)
+        copy = fast_copy(inquiry.classifier, inquiry.clean(positions[:PROBED]))
         if copy is inquiry.classifier:
             return Opinion("attacks run on the network itself, not on a copy")
-        positions = inquiry.affordable(record.attack)
         trial, wanted = inquiry.attack(record.attack, threat, positions), inquiry.wanted(positions)
         judged = wanted.is_adversarial(_logits(inquiry.classifier, trial.x_adv, inquiry)).cpu().numpy()
         attacked = wanted.is_adversarial(_logits(copy, trial.x_adv, inquiry)).cpu().numpy()

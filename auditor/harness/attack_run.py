@@ -24,6 +24,9 @@ from auditor.progress import OnProgress
 from auditor.randomness import derive_seed
 from auditor.threat import Norm, ThreatModel
 
+PROBED = 2
+"""Images of those to attack on which a faster copy of the network must behave as the network does."""
+
 
 @dataclass
 class AttackRun:
@@ -56,7 +59,8 @@ class AttackRun:
         self.searching = self.attack.budget == "minimal"
         # Close to a decision boundary, where the closest image lies, only the network itself will do.
         self.close = self.searching or self.attack.minimizes
-        self.fast = self.classifier if self.close else fast_copy(self.classifier)
+        some = self.dataset.images(self.ids[:PROBED]) if n else None
+        self.fast = self.classifier if self.close else fast_copy(self.classifier, some)
         self.half, self.fitted = np.zeros(n, np.int64), torch.empty(0)  # of each sample; for each half
 
     def outcome(self) -> Outcome:

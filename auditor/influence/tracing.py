@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from auditor.classifier import Classifier
 from auditor.errors import EvaluationError
+from auditor.likeness import probes, stands_in
 
 
 def traced(network: nn.Module) -> fx.Graph:
@@ -42,16 +43,22 @@ class _Shapes(fx.Interpreter):
 
 
 def shapes_in(classifier: Classifier, graph: fx.Graph) -> Mapping[fx.Node, torch.Size]:
-    """Of every tensor that depends on the image, for two images. Raises EvaluationError where the graph gives other logits."""
-    images = torch.full((2, *classifier.input_shape), 0.5, device=classifier.device, dtype=classifier.dtype)
-    images[1] *= torch.linspace(0, 1, images.shape[-1], device=images.device, dtype=images.dtype)
-    with torch.no_grad():
-        x = classifier.normalize(images)
-        expected = classifier.network(x)
-        run = _Shapes(classifier.network, graph)
-        logits = run.run(classifier.normalize(images))
-    if not torch.allclose(logits, expected, rtol=1e-3, atol=1e-5):
+    """Of every tensor that depends on the image, for two images.
+
+    Raises EvaluationError where the graph gives other logits, or other gradients: a trace forgets hand-written backwards.
+    """
+
+    def by_graph(images: Tensor) -> Tensor:
+        logits: Tensor = fx.Interpreter(classifier.network, graph=graph).run(classifier.normalize(images))
+        return logits
+
+    if not stands_in(by_graph, classifier, probes(classifier), proven=False):
         raise EvaluationError(
-            "The traced forward pass of the network does not give its logits, so that its graph is not known."
+            "The traced forward pass of the network does not give its logits and its gradients, so that its graph is not known.",
+            "A network that draws random numbers, or has a hand-written autograd function or a hook, cannot be traced; the "
+            "analyses of importance and sensitivity need no trace.",
         )
+    run = _Shapes(classifier.network, graph)
+    with torch.no_grad():
+        run.run(classifier.normalize(probes(classifier)[:2]))
     return run.shapes

@@ -10,21 +10,23 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from auditor.classifier import Classifier
+from auditor.neurons import CustomFunctions
 
 RELUS = frozenset({functional.relu, functional.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 
 
 class IdentityRelu(TorchFunctionMode):
     """While on, for one forward pass: the ReLU call number ``place`` (from 1) passes gradients on as they come, for the
-    ``rows`` marked (bool, (B,)). Outputs do not change; ``calls`` counts the ReLU calls seen."""
+    ``rows`` marked (bool, (B,)). Outputs do not change; ``calls`` counts the ReLU calls seen, but for those within hand-written
+    autograd functions, which have a backward of their own."""
 
     def __init__(self, place: int, rows: Tensor) -> None:
         super().__init__()
-        self.place, self.rows, self.calls = place, rows, 0
+        self.place, self.rows, self.calls, self.custom = place, rows, 0, CustomFunctions()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in RELUS:
+        if func not in RELUS or self.custom.running():
             return func(*args, **kwargs)
         self.calls += 1
         x = args[0] if args else kwargs["input"]

@@ -276,7 +276,7 @@ def test_rows_that_are_fooled_leave_and_others_take_their_places(monkeypatch: py
     sizes: list[int] = []
     data = labelled(classifier, wrong=0)
     monkeypatch.setattr(
-        "auditor.harness.attack_run.fast_copy", lambda classifier: classifier
+        "auditor.harness.attack_run.fast_copy", lambda classifier, images=None: classifier
     )  # all passes through one network
     classifier.network.register_forward_hook(lambda _module, inputs, _output: sizes.append(len(inputs[0])))
     outcome = run_attack(

@@ -101,9 +101,9 @@ def test_a_copy_that_is_another_function_is_found(monkeypatch: pytest.MonkeyPatc
     other = made(plain())
     with torch.no_grad():
         other.network[5].weight.mul_(-1)
-    monkeypatch.setattr("auditor.checks.transfer_failure.fast_copy", lambda classifier: other)
+    monkeypatch.setattr("auditor.checks.transfer_failure.fast_copy", lambda classifier, images=None: other)
     assert examine("transfer_failure", made(plain())).said == {"transfer failure": "severe"}
-    monkeypatch.setattr("auditor.checks.transfer_failure.fast_copy", lambda classifier: classifier)
+    monkeypatch.setattr("auditor.checks.transfer_failure.fast_copy", lambda classifier, images=None: classifier)
     assert "on the network itself" in examine("transfer_failure", made(plain())).verdict.evidence
 
 

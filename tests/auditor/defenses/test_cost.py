@@ -58,7 +58,7 @@ def prepared(stack: tuple[str, ...]) -> tuple[Classifier, list[Defense], list[St
 @pytest.fixture(autouse=True)
 def one_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """All passes go through the network that is watched."""
-    monkeypatch.setattr("auditor.harness.attack_run.fast_copy", lambda classifier: classifier)
+    monkeypatch.setattr("auditor.harness.attack_run.fast_copy", lambda classifier, images=None: classifier)
 
 
 @pytest.mark.parametrize("stack", STACKS, ids="+".join)

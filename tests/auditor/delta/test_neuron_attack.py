@@ -148,7 +148,7 @@ def test_the_verdict_is_the_networks_own(monkeypatch: pytest.MonkeyPatch) -> Non
     classifier, x, targets, _ = case(30, 30.0)
     other = copy.deepcopy(classifier)
     other.network[5].bias[2:] -= 100.0
-    monkeypatch.setattr("auditor.delta.neuron_attack.fast_copy", lambda classifier: other)
+    monkeypatch.setattr("auditor.delta.neuron_attack.fast_copy", lambda classifier, images=None: other)
     found = run(classifier, x, targets, ThreatModel())
     assert torch.equal(found[1], classifier(found[0]).argmax(1) != targets.predicted)
     assert not torch.equal(found[1], other(found[0]).argmax(1) != targets.predicted)
