@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auditor.analyses.k_ns import KNeuronSensitivityAttack, _norms
+from auditor.analyses.k_ns import KNeuronSensitivityAttack, _doubts, _norms
 from auditor.analysis import Finding, Subject, measured, section_of
 from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
@@ -211,6 +211,42 @@ def test_masked_gradients_are_flagged(tmp_path: Path) -> None:
     assert finding.data["beyond_pgd"]["low"] > 0
     (flag,) = [flag for flag in finding.flags if flag.name == "restricted attack beats PGD"]
     assert flag.severity == "warning"
+
+
+def made_up(**changes: dict[str, float]) -> dict[str, Any]:
+    """What _doubts reads: differences in favour of k-NS, over PGD and over random neurons."""
+    clear = {"value": 0.2, "low": 0.1, "high": 0.3, "n": 100, "only_a": 2, "only_b": 22}
+    return {"beyond_pgd": clear | {"value": -0.2, "low": -0.3, "high": -0.1}, "beyond_random": clear} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, {}),
+        (
+            {"beyond_random": {"value": 0.05, "low": -0.02, "high": 0.12, "n": 100}},
+            {"random neurons do as well": "info"},
+        ),
+        ({"beyond_random": {"value": 0.0, "low": 0.0, "high": 0.0, "n": 100}}, {"random neurons do as well": "info"}),
+        (
+            {"beyond_pgd": {"value": 0.2, "low": 0.1, "high": 0.3, "n": 100, "only_a": 2, "only_b": 22}},
+            {"restricted attack beats PGD": "warning"},
+        ),
+        (
+            {"beyond_pgd": {"value": 0.02, "low": -0.1, "high": 0.1, "n": 100, "only_a": 10, "only_b": 12}},
+            {"restricted attack beats PGD": "info"},
+        ),
+    ],
+)
+def test_each_doubt_has_its_bound(changes: dict[str, dict[str, float]], said: dict[str, str]) -> None:
+    assert {flag.name: flag.severity for flag in _doubts(made_up(**changes))} == said
+
+
+def test_random_neurons_that_are_all_the_neurons_do_as_well(subject: Subject) -> None:
+    """With every neuron among the k there is no difference left between the most sensitive and random ones."""
+    finding = find(subject, neurons=72, iterations=2)
+    assert finding.data["beyond_random"]["value"] == 0
+    assert "random neurons do as well" in {flag.name for flag in finding.flags}
 
 
 def test_a_plain_network_is_not_flagged_for_masking(subject: Subject) -> None:

@@ -128,6 +128,10 @@ def test_hardness_that_tells_no_more_than_the_margin_is_flagged_and_one_that_doe
     assert flags(finer, fooled, np.exp(truth)) == {
         "hardness restates confidence": "info", "random channels do as well": "info",
     }  # fmt: skip
+    # Correlations with the margin of 0.7 and 0.85: akin to it, but not the same in other words; 0.95 is.
+    for size, said in ((1.0, {}), (0.6, {}), (0.3, {"hardness restates confidence": "info"})):
+        near = {"hardness": truth, "random": noise, "all": noise, "margin": truth + size * noise, "loss": margin}
+        assert flags(near, fooled, np.exp(truth)) == said
     blind = {"hardness": noise, "random": noise, "all": noise, "margin": truth, "loss": truth}
     assert flags(blind, fooled, np.exp(truth))["hardness restates confidence"] == "warning"
     few = np.zeros(300, bool)
