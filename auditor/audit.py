@@ -27,7 +27,7 @@ from auditor.flag import Flag, Verdict
 from auditor.gallery import Gallery, draw
 from auditor.harness.outcome import Finished
 from auditor.inquiry import Inquiry
-from auditor.plan import check_budget, plan, points
+from auditor.plan import check_budget, norms, plan, points
 from auditor.preflight import known_images
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.provenance import device_name, revision, versions
@@ -163,13 +163,15 @@ class _Audit:
 
     def _curves(self) -> None:
         """Every attack, at every point, on the samples that nothing has fooled there so far."""
-        for threat in self.spec.threats:
-            for point in points(self.spec, threat):
-                for attack in self.spec.attacks_for(point):
-                    with self.progress.stage(("curve", point, attack)):
-                        self._attack_standing(attack, point)
-            with self.progress.stage(("beyond", threat)):
-                self._to_zero(max((threat, *points(self.spec, threat)), key=lambda point: point.epsilon))
+        further = points(self.spec)
+        for point in further:
+            for attack in self.spec.attacks_for(point):
+                with self.progress.stage(("curve", point, attack)):
+                    self._attack_standing(attack, point)
+        for norm in norms(self.spec):
+            tried = [point for point in (*self.spec.threats, *further) if point.norm is norm]
+            with self.progress.stage(("beyond", norm)):
+                self._to_zero(max(tried, key=lambda point: point.epsilon))
 
     def _to_zero(self, last: ThreatModel) -> None:
         """Further points, each of twice the epsilon, until nothing stands; gradients that hide show here."""

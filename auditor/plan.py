@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 
 from auditor.attack import Attack
@@ -32,26 +33,43 @@ def check_budget(spec: AuditSpec, samples: int) -> float:
     return CHECK_SHARE * sum(_before_checks(spec, samples).values()) / len(spec.threats)
 
 
-def points(spec: AuditSpec, threat: ThreatModel) -> list[ThreatModel]:
-    """The further points of a threat's curve, smallest epsilon first; a point with a headline of its own is not one."""
-    radii = [threat.epsilon * multiple for multiple in sorted(spec.curve)]
-    if threat.norm is Norm.L0:
-        radii = [float(pixels) for pixels in sorted({max(1, round(radius)) for radius in radii})]
-    further = (threat.model_copy(update={"epsilon": radius}) for radius in radii)
-    return [point for point in further if point not in spec.threats]
+def points(spec: AuditSpec) -> list[ThreatModel]:
+    """The further points of the curves, norm by norm, smallest epsilon first.
+
+    Threats of one norm share a curve, so a point that several of them have is there once, and one with a headline of its own
+    is not. Radii that differ by rounding alone (3 times 0.1, and 0.3) are the same.
+    """
+    found: list[ThreatModel] = []
+    for norm in norms(spec):
+        threats = [threat for threat in spec.threats if threat.norm is norm]
+        radii = sorted(threat.epsilon * multiple for threat in threats for multiple in spec.curve)
+        if norm is Norm.L0:
+            radii = [float(max(1, round(radius))) for radius in radii]
+        taken = [threat.epsilon for threat in threats]
+        for radius in radii:
+            if not any(math.isclose(radius, other, rel_tol=1e-9) for other in taken):
+                taken.append(radius)
+                found.append(threats[0].model_copy(update={"epsilon": radius}))
+    return found
+
+
+def norms(spec: AuditSpec) -> list[Norm]:
+    """The norms of the threat models, each once, in order."""
+    return list(dict.fromkeys(threat.norm for threat in spec.threats))
 
 
 def _before_checks(spec: AuditSpec, samples: int) -> dict[Hashable, float]:
     """Attacks, curves and analyses."""
     stages: dict[Hashable, float] = {"clean": samples}
     for threat in spec.threats:
-        attacks = spec.attacks_for(threat)
-        for attack in attacks:
+        for attack in spec.attacks_for(threat):
             stages["headline", threat, attack] = samples * passes(attack)
-        for point in points(spec, threat):
-            for attack in attacks:
-                stages["curve", point, attack] = 0.5 * samples * passes(attack)
-        stages["beyond", threat] = 0.2 * samples * sum(map(passes, attacks)) * spec.curve_to_zero
+    for point in points(spec):
+        for attack in spec.attacks_for(point):
+            stages["curve", point, attack] = 0.5 * samples * passes(attack)
+    for norm in norms(spec):
+        cost = sum(passes(attack) for attack in spec.attacks if norm in attack.norms)
+        stages["beyond", norm] = 0.2 * samples * cost * spec.curve_to_zero
     if spec.analyses:
         chosen = min(samples, spec.analysis_samples)
         stages["pairs"] = chosen * passes(spec.analysis_attack)
