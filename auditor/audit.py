@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from auditor.analysis import Finding, Subject, measured
 from auditor.attack import Attack
 from auditor.audit_spec import AuditSpec
+from auditor.check import Check
 from auditor.classifier import Classifier
 from auditor.corruption import CorruptedDataset, Corruption
 from auditor.dataset import ImageDataset
@@ -23,7 +24,7 @@ from auditor.device import pick_device
 from auditor.errors import MismatchError
 from auditor.evaluation import CleanPass, clean_pass, run_attack
 from auditor.examples import ExampleWriter, first_positions
-from auditor.flag import Flag, Verdict
+from auditor.flag import Flag, Opinion, Verdict
 from auditor.gallery import Gallery, draw
 from auditor.harness.outcome import Finished
 from auditor.inquiry import Inquiry
@@ -33,6 +34,7 @@ from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.provenance import device_name, revision, versions
 from auditor.records import AttackRecord, CorruptionRecord, known_fooled
 from auditor.result import AuditResult, DatasetFacts, ModelFacts, Provenance, SampleTable
+from auditor.strength import settled
 from auditor.threat import ThreatModel
 from auditor.twins.stored import make_pairs
 from auditor.vet import check_fit, count_parameters
@@ -223,14 +225,20 @@ class _Audit:
         )  # fmt: skip
 
     def _checks(self, *, preflight: bool) -> None:
+        """Verdicts come at the end: what a doubt about one attack means depends on what the others are doubted for."""
+        heard: list[tuple[Check, Opinion, float]] = []
         for check in self.spec.checks:
             if check.preflight == preflight:
                 began = time.perf_counter()
                 with self.progress.stage(check):
                     opinion = check.run(self.inquiry)
                     self.progress(1.0, check.display_title())
-                self.flags += opinion.flags
-                self.verdicts.append(check.verdict(opinion, time.perf_counter() - began))
+                heard.append((check, opinion, time.perf_counter() - began))
+        every = [flag for _, opinion, _ in heard for flag in opinion.flags]
+        for check, opinion, seconds in heard:
+            opinion = opinion._replace(flags=settled(self.inquiry, opinion.flags, every))
+            self.flags += opinion.flags
+            self.verdicts.append(check.verdict(opinion, seconds))
 
     def _corruptions(self) -> tuple[CorruptionRecord, ...]:
         """One forward pass over every sample under each corruption and severity."""

@@ -105,7 +105,7 @@ def _run_stages(
 ) -> Outcome:
     """Every stage on the samples that still stand; passes add up, the verdict is that of a sample's last stage."""
     total: Outcome | None = None
-    standing = np.arange(len(ids))
+    standing, saw = np.arange(len(ids)), np.zeros(len(ids), bool)
     weights = np.cumsum([0.0, *(stage.runs * stage.cost for stage in ensemble.stages)])
     weights /= weights[-1]
     for index, stage in enumerate(ensemble.stages):
@@ -129,9 +129,10 @@ def _run_stages(
             seed=seed, batch_size=batch_size, on_finished=hand_on, on_progress=hear,
         )  # fmt: skip
         total = part if total is None else _merged(total, part, standing)
+        saw[standing] |= (part.backwards > 0) & ~part.blind
         standing = standing[~part.fooled]
     assert total is not None
-    return total
+    return total._replace(blind=total.blind & ~saw)
 
 
 def _merged(total: Outcome, part: Outcome, place: NDArray[np.int64]) -> Outcome:

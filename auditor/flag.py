@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 class Flag(BaseModel):
     """A doubt. ``severity``: "info" (worth knowing), "warning" (read before you quote a number), "severe" (the number is
-    probably wrong). ``evidence`` holds what was seen, ``remedy`` what to do about it.
+    probably wrong). ``evidence`` holds what was seen, ``remedy`` what to do about it. ``about``, ``within``: the one attack and
+    threat model that it is about, in their text form; empty where it is about the model, the data or the whole evaluation.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -19,6 +20,8 @@ class Flag(BaseModel):
     message: str
     evidence: str = ""
     remedy: str = ""
+    about: str = ""
+    within: str = ""
 
     @property
     def text(self) -> str:

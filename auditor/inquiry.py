@@ -40,7 +40,8 @@ class Inquiry:
     ``ids``, ``labels``, ``correct`` (classified correctly, bool) and ``criterion`` have one entry per sample of the audit.
     ``targeted``: the attacker wants one particular class, which not every attack can reach.
     ``records`` grows as the audit goes on. ``samples``: most samples that a check looks at; ``budget``: most forward passes
-    that one extra attack may take, by its nominal cost.
+    that one extra attack may take, by its nominal cost. ``answered``: for which samples the clean logits are finite (default:
+    all); no check looks at the others.
     """
 
     classifier: Classifier
@@ -57,10 +58,13 @@ class Inquiry:
     samples: int
     budget: float
     on_progress: OnProgress = no_progress
+    answered: NDArray[np.bool_] | None = None
     _trials: dict[object, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         order = np.random.default_rng(self.seed).permutation(len(self.ids))
+        if self.answered is not None:
+            order = order[self.answered[order]]
         self._drawn, self._attackable = order, order[self.correct[order]]
 
     def images(self, count: int) -> tuple[Tensor, Criterion]:
@@ -90,11 +94,22 @@ class Inquiry:
         return [item for item in self.records if item.role == "headline" and item.threat == threat]
 
     def strongest(self, threat: ThreatModel, *, gradients: bool = False) -> AttackRecord | None:
-        """The attack that fooled most samples; of equals the one that follows gradients, then the one that tries longest."""
+        """The first of ``ranked``, if there is one."""
+        return next(iter(self.ranked(threat, gradients=gradients)), None)
+
+    def ranked(self, threat: ThreatModel, *, gradients: bool = False) -> list[AttackRecord]:
+        """The attacks by the samples that they fooled, most first; of equals those that follow gradients, then those that try
+        longest. With ``gradients`` only those that follow them."""
         records = [item for item in self.headline(threat) if item.attack.uses_gradients or not gradients]
-        if not records:
-            return None
-        return max(records, key=lambda item: (sum(item.fooled), item.attack.uses_gradients, item.attack.cost))
+        return sorted(
+            records,
+            key=lambda item: (sum(item.fooled), item.attack.uses_gradients, item.attack.cost),
+            reverse=True,
+        )
+
+    def known(self, threat: ThreatModel, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which samples at these positions some attack of the audit fooled within this threat model."""
+        return np.logical_or.reduce([self.fooled(item, positions) for item in self.headline(threat)])
 
     def one_step(self, threat: ThreatModel) -> bool:
         """Whether no attack that follows gradients takes more than one step: known to be weak, as the report then says."""

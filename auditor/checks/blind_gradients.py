@@ -11,6 +11,7 @@ from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
 from auditor.inquiry import Inquiry
 from auditor.metrics import Rate
+from auditor.strength import about
 from auditor.threat import ThreatModel
 
 REMEDY = "The loss saturates or the network hides its gradient; use an attack on the margin, or one without gradients."
@@ -19,7 +20,8 @@ REMEDY = "The loss saturates or the network hides its gradient; use an attack on
 class BlindGradients(ThreatCheck):
     """No sample resisted merely because attacks saw no gradient there (Carlini et al. 2019, arXiv 1902.06705).
 
-    The headline is withheld when no attack saw a gradient on most of the samples that resist them all.
+    An attack that saw none on most of the samples that resist it does not carry a headline, and the headline is withheld when
+    no attack saw one on most of the samples that resist them all.
     """
 
     title: ClassVar[str] = "Attacks saw gradients"
@@ -47,14 +49,16 @@ class BlindGradients(ThreatCheck):
                 f"none on {int(unasked.sum())}"
             )
             if _share(blind) >= self.some:
+                mostly = blind.sum() >= self.most * resisted.sum()
                 flags.append(
                     Flag(
                         name="blind attack",
-                        severity="warning",
+                        severity="severe" if mostly else "warning",
                         message=f"{name} ({threat}) had no gradient to follow on samples that it did not fool.",
                         evidence=f"{Rate.of(blind)} of {len(blind)} attacked samples resisted while their gradient was zero or "
                         "not finite",
                         remedy=REMEDY,
+                        **about(record),
                     )
                 )
             if _share(unasked) >= self.some:
@@ -65,6 +69,7 @@ class BlindGradients(ThreatCheck):
                         message=f"{name} ({threat}) is said to follow gradients, but gave up on samples without asking for one.",
                         evidence=f"{Rate.of(unasked)} of {len(unasked)} attacked samples",
                         remedy="This is not the attack that its name says; use another implementation.",
+                        **about(record),
                     )
                 )
         if _share(unseen) >= self.some and unseen.sum() >= self.most * standing.sum():

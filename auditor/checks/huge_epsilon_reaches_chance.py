@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
 from auditor.inquiry import Inquiry, whole_box
 from auditor.metrics import Rate
+from auditor.records import AttackRecord
+from auditor.strength import StrongestCheck, about
 from auditor.threat import ThreatModel
 
 
-class HugeEpsilonReachesChance(ThreatCheck):
+class HugeEpsilonReachesChance(StrongestCheck):
     """Where every image is allowed, accuracy falls to chance or below (Carlini et al. 2019, arXiv 1902.06705)."""
 
     title: ClassVar[str] = "Huge epsilon reaches chance"
     kind: Literal["huge_epsilon_reaches_chance"] = "huge_epsilon_reaches_chance"
 
-    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
-        record = inquiry.strongest(threat)
-        if record is None:
-            return Opinion("no attack ran", applies=False)
+    def judge(self, inquiry: Inquiry, threat: ThreatModel, record: AttackRecord) -> Opinion:
         positions, everything = inquiry.affordable(record.attack), whole_box(threat, inquiry.classifier.input_shape)
         left = Rate.of(~inquiry.attack(record.attack, everything, positions).outcome.fooled)
         chance = 1 / inquiry.classifier.num_classes
@@ -34,5 +32,6 @@ class HugeEpsilonReachesChance(ThreatCheck):
             message=f"{name} leaves more than chance even where every image is allowed.",
             evidence=evidence,
             remedy="The attack is broken, or the gradients are masked: use an attack that needs no gradient.",
+            **about(record),
         )
         return Opinion(evidence, (flag,))

@@ -6,24 +6,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from auditor.check import ThreatCheck
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry
-from auditor.strength import weakness
+from auditor.records import AttackRecord
+from auditor.strength import StrongestCheck, about, weakness
 from auditor.threat import Norm, ThreatModel
 
 
-class LargerEpsilon(ThreatCheck):
+class LargerEpsilon(StrongestCheck):
     """A larger epsilon is never weaker (Carlini et al. 2019, arXiv 1902.06705): what was fooled is fooled again."""
 
     title: ClassVar[str] = "Larger epsilon is not weaker"
     kind: Literal["larger_epsilon"] = "larger_epsilon"
     factor: float = Field(2.0, gt=1, le=100, description="Times as large an epsilon.")
 
-    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
-        record = inquiry.strongest(threat)
-        if record is None:
-            return Opinion("no attack ran", applies=False)
+    def judge(self, inquiry: Inquiry, threat: ThreatModel, record: AttackRecord) -> Opinion:
         positions = inquiry.affordable(record.attack)
         positions = positions[inquiry.fooled(record, positions)]
         if not len(positions):
@@ -39,5 +36,6 @@ class LargerEpsilon(ThreatCheck):
             f"{name} fails at {larger} on samples that it fools at {threat}.",
             "The attack does not follow the loss: its steps are too long for it, or its gradients mislead it.",
             most="warning" if inquiry.one_step(threat) else "severe",
+            about=about(record),
         )
         return Opinion(evidence, flags)

@@ -42,5 +42,6 @@ class MoreRestarts(ThreatCheck):
             more,
             f"More random starts fool samples that {name} ({threat}) leaves: the robust accuracy is too high.",
             "Give the attack more restarts.",
+            unknown=~inquiry.known(threat, positions),
         )
         return Opinion(evidence, flags)

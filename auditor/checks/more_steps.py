@@ -7,17 +7,17 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from auditor.attack import ATTACKS, Attack
-from auditor.check import ThreatCheck
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry, changed
-from auditor.strength import weakness
+from auditor.records import AttackRecord
+from auditor.strength import StrongestCheck, about, weakness
 from auditor.threat import ThreatModel
 
 LENGTHS = ("steps", "queries")
 """What attacks call the number of their steps."""
 
 
-class MoreSteps(ThreatCheck):
+class MoreSteps(StrongestCheck):
     """More steps find hardly more, and never less (Carlini et al. 2019, arXiv 1902.06705).
 
     An attack that takes a single step is compared with PGD.
@@ -28,9 +28,13 @@ class MoreSteps(ThreatCheck):
     factor: int = Field(5, ge=2, le=100, description="Times as many steps.")
 
     def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
-        record = inquiry.strongest(threat, gradients=True) or inquiry.strongest(threat)
-        longer = self._longer(record.attack, threat) if record is not None else None
-        if record is None or longer is None:
+        """Those that follow gradients go first, however few samples they fooled."""
+        followers = inquiry.ranked(threat, gradients=True)
+        return self.tried(inquiry, threat, followers or inquiry.ranked(threat))
+
+    def judge(self, inquiry: Inquiry, threat: ThreatModel, record: AttackRecord) -> Opinion:
+        longer = self._longer(record.attack, threat)
+        if longer is None:
             return Opinion("the strongest attack has no number of steps to raise", applies=False)
         positions = inquiry.affordable(longer)
         before = inquiry.fooled(record, positions)
@@ -46,11 +50,13 @@ class MoreSteps(ThreatCheck):
             f"More steps fool samples that {name} ({threat}) leaves: the robust accuracy is too high.",
             "Give the attack more steps.",
             most="warning" if inquiry.one_step(threat) else "severe",
+            unknown=~inquiry.known(threat, positions),
         ) + weakness(
             "more steps find less",
             before & ~after,
             f"More steps fool fewer samples than {name} ({threat}) does.",
             "The attack does not climb its loss: its gradients mislead it.",
+            about=about(record),
         )
         return Opinion(evidence, flags)
 

@@ -17,6 +17,7 @@ from auditor.harness.losses import margin
 from auditor.inquiry import Inquiry, Trial
 from auditor.metrics import Rate
 from auditor.randomness import RowRandom
+from auditor.strength import about
 from auditor.threat import Ball, Norm, ThreatModel
 
 FEW = 10
@@ -57,6 +58,7 @@ class RandomNoiseWeaker(ThreatCheck):
                     message=f"{name} ({threat}) does not do clearly better than random noise of the same size.",
                     evidence=f"it beats the best of {self.draws} draws on {beats.hits} of {beats.n} samples ({beats})",
                     remedy="The attack does not do what its name says, or the model hides its gradients from it.",
+                    **about(record),
                 )
             )
         if not said:

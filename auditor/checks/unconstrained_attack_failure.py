@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from auditor.attack import Attack
-from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
 from auditor.inquiry import Inquiry, changed, whole_box
 from auditor.metrics import Rate
+from auditor.records import AttackRecord
+from auditor.strength import StrongestCheck, about
 from auditor.threat import ThreatModel
 
 SOME, MOST = 0.1, 0.5
 """Shares of samples that resist an attack without a constraint, for a warning and for withholding the headline."""
 
 
-class UnconstrainedAttackFailure(ThreatCheck):
+class UnconstrainedAttackFailure(StrongestCheck):
     """Indicator 6 (Pintor et al. 2022, arXiv 2106.09947): from the clean image and without a constraint, the attack succeeds.
 
     "Without a constraint" is the whole box [0, 1]. The attack starts at the clean image where it lets itself be told so: a
@@ -23,12 +24,10 @@ class UnconstrainedAttackFailure(ThreatCheck):
     """
 
     title: ClassVar[str] = "Indicator 6: unconstrained attack failure"
+    gradients: ClassVar[bool] = True
     kind: Literal["unconstrained_attack_failure"] = "unconstrained_attack_failure"
 
-    def examine(self, inquiry: Inquiry, threat: ThreatModel) -> Opinion:
-        record = inquiry.strongest(threat, gradients=True)
-        if record is None:
-            return Opinion("no attack follows gradients", applies=False)
+    def judge(self, inquiry: Inquiry, threat: ThreatModel, record: AttackRecord) -> Opinion:
         attack = _from_the_clean_image(record.attack)
         positions = inquiry.affordable(attack)
         resisted = Rate.of(
@@ -45,6 +44,7 @@ class UnconstrainedAttackFailure(ThreatCheck):
             evidence=evidence,
             remedy="The attack does not find its way: its gradients are masked, or its steps too few. Its robust accuracy "
             "says nothing.",
+            **about(record),
         )
         return Opinion(evidence, (flag,))
 

@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     the closest adversarial one where any was found. ``distance``: norm of the final perturbation. ``closest``: the same where
     an adversarial image was found, within epsilon or not, else infinite. ``forwards``, ``backwards``: images that the model
     was asked about, without and with a gradient. ``blind``: a gradient was exactly zero or not finite, so that the attack
-    could not see where to go.
+    could not see where to go; of an ensemble, in every stage that asked for one.
     """
 
     fooled: NDArray[np.bool_]

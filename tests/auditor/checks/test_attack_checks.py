@@ -60,7 +60,7 @@ def test_one_blind_attack_beside_one_that_sees_is_no_severe_doubt() -> None:
         sure.network[5].weight *= 1e5
         sure.network[5].bias *= 1e5
     blind = PGD(random_start=False)
-    assert examine("blind_gradients", sure, blind).said == {"blind attack": "warning", "blind attacks": "severe"}
+    assert examine("blind_gradients", sure, blind).said == {"blind attack": "severe", "blind attacks": "severe"}
     both = examine("blind_gradients", sure, blind, ATTACKS.parse("apgd-dlr:steps=5"))
     assert both.said == {"blind attack": "warning"}
 
