@@ -17,7 +17,7 @@ from auditor.analysis import Finding, Subject, measured
 from auditor.attack import Attack
 from auditor.audit_spec import AuditSpec
 from auditor.check import Check
-from auditor.classifier import Classifier
+from auditor.classifier import NO_CLASS, Classifier
 from auditor.corruption import CorruptedDataset, Corruption
 from auditor.dataset import ImageDataset
 from auditor.device import pick_device
@@ -36,7 +36,8 @@ from auditor.records import AttackRecord, CorruptionRecord, known_fooled
 from auditor.result import AuditResult, DatasetFacts, ModelFacts, Provenance, SampleTable
 from auditor.strength import settled
 from auditor.threat import ThreatModel
-from auditor.twins.stored import make_pairs
+from auditor.twins.stored import StoredPairs, make_pairs
+from auditor.unanswered import left_out_of_analyses, without_answer, without_answer_under
 from auditor.vet import check_fit, count_parameters
 
 DOUBLINGS = 5
@@ -106,6 +107,7 @@ class _Audit:
         galleries = self._headlines()
         self._curves()
         self._checks(preflight=False)
+        self.flags += without_answer_under(self.records, self.dataset, self.ids)
         corruptions = self._corruptions()
         findings = self._analyses()
         leading = [
@@ -148,7 +150,10 @@ class _Audit:
                 self.classifier, self.dataset, self.ids, batch_size=self.batch_size, on_progress=self.progress
             )
         self.criterion = self.spec.goal.criterion(self.labels, clean.logits, self.ids.tolist(), self.spec.seed)
-        self.correct = clean.prediction == self.labels.numpy()
+        self.flags += without_answer(self.dataset, self.ids, clean.answered, clean.images)
+        self.correct, self.answered, self.images = (
+            clean.prediction == self.labels.numpy(), clean.answered, clean.images,
+        )  # fmt: skip
         self.inquiry = self._inquiry()
         return clean
 
@@ -221,7 +226,7 @@ class _Audit:
             self.classifier, self.dataset, self.ids, self.labels, self.correct, self.criterion,
             targeted=self.spec.goal.kind == "targeted", threats=self.spec.threats, records=self.records,
             seed=self.spec.seed, batch_size=self.batch_size, samples=self.spec.check_samples,
-            budget=self.check_budget, on_progress=self.progress,
+            budget=self.check_budget, on_progress=self.progress, answered=self.answered,
         )  # fmt: skip
 
     def _checks(self, *, preflight: bool) -> None:
@@ -255,28 +260,30 @@ class _Audit:
                 batch_size=self.batch_size,
                 on_progress=lambda share, _: self.progress(share, what),
             )
+        classes = np.where(self.images, seen.prediction, NO_CLASS)  # a pixel that is NaN has no corrupted form
         return CorruptionRecord(
-            corruption=corruption, predictions=seen.prediction.tolist(), seconds=time.perf_counter() - began
+            corruption=corruption, predictions=classes.tolist(), seconds=time.perf_counter() - began
         )
 
     def _analyses(self) -> tuple[Finding, ...]:
         if not self.spec.analyses:
             return ()
         attack, threat = self.spec.analysis_attack, self.spec.threats[0]
-        chosen = np.sort(np.random.default_rng(self.spec.seed).permutation(len(self.ids))[: self.spec.analysis_samples])
+        drawn = np.random.default_rng(self.spec.seed).permutation(len(self.ids))
+        chosen = np.sort(drawn[self.answered[drawn]][: self.spec.analysis_samples])
         with tempfile.TemporaryDirectory(prefix="auditor-") as folder:
             with self.progress.stage("pairs"):
-                pairs = make_pairs(
-                    self.classifier,
-                    attack,
-                    threat,
-                    self.dataset,
-                    self.ids[chosen],
-                    self.criterion[torch.from_numpy(chosen)].to(self.classifier.device),
-                    Path(folder),
-                    seed=self.spec.seed,
-                    batch_size=self.batch_size,
-                    on_progress=self.progress,
+                pairs = self._pairs(chosen, Path(folder))
+                if not pairs.answered.all():
+                    self.flags += left_out_of_analyses(self.dataset, self.ids[chosen[~pairs.answered]])
+                    chosen = chosen[pairs.answered]
+                    pairs = self._pairs(chosen, Path(folder))
+            if not len(chosen):
+                return tuple(
+                    Finding(
+                        kind=item.kind, settings=item.settings(), data={}, declined="No sample has a finite answer."
+                    )
+                    for item in self.spec.analyses
                 )
             made = f"{attack.display_title()} with all its steps on every sample, {threat}, {self.spec.goal}"
             subject = Subject(
@@ -288,6 +295,20 @@ class _Audit:
                 with self.progress.stage(analysis):
                     findings.append(measured(analysis, subject))
         return tuple(findings)
+
+    def _pairs(self, chosen: NDArray[np.int64], folder: Path) -> StoredPairs:
+        return make_pairs(
+            self.classifier,
+            self.spec.analysis_attack,
+            self.spec.threats[0],
+            self.dataset,
+            self.ids[chosen],
+            self.criterion[torch.from_numpy(chosen)].to(self.classifier.device),
+            folder,
+            seed=self.spec.seed,
+            batch_size=self.batch_size,
+            on_progress=self.progress,
+        )
 
     def _table(self, clean: CleanPass) -> SampleTable:
         names = [self.dataset.sample_name(int(sample)) for sample in self.ids]

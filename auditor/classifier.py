@@ -196,7 +196,28 @@ class Classifier(nn.Module):
             return finite(self(x))
 
     def class_name(self, index: int) -> str:
-        return self.class_names[index] if self.class_names is not None else f"class {index}"
+        return named_class(self.class_names, index)
+
+
+NO_CLASS = -1
+"""The class that a network predicts where its logits are NaN or infinite: none, so that no label is met."""
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The class of the largest logit, int64 (B,), for logits (B, K); NO_CLASS for rows that are not finite."""
+    return logits.argmax(1).masked_fill(~answered(logits), NO_CLASS)
+
+
+def answered(logits: Tensor) -> Tensor:
+    """For which rows of logits (B, K) all are finite, bool (B,)."""
+    return logits.isfinite().all(1)
+
+
+def named_class(names: Sequence[str] | None, index: int) -> str:
+    """What a reader calls a class."""
+    if index == NO_CLASS:
+        return "no class (NaN)"
+    return names[index] if names is not None else f"class {index}"
 
 
 def finite(logits: Tensor) -> Tensor:

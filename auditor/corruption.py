@@ -92,7 +92,7 @@ class Corruption(Capability):
         if not self.severity:
             raise SpecError(f"{self.kind}: expected a severity from 1 to 5, got 0.")
         self.check(images.shape[1])
-        x = np.rint(255 * images.detach().cpu().double().numpy()) / 255
+        x = np.rint(255 * np.nan_to_num(images.detach().cpu().double().numpy())) / 255
         levels = self.small if is_small(*x.shape[2:]) else self.large
         random = RowRandom(seed, f"corruption {self.kind}", [(int(sample),) for sample in samples])
         corrupted = self.apply(x, levels[self.severity - 1], Draws(random, len(x)))

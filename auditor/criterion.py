@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from auditor.classifier import predicted
 from auditor.errors import SpecError
 from auditor.randomness import derive_seed
 
@@ -22,7 +23,7 @@ class Criterion(Protocol):
         """The loss to ascend for each row, shape (B,), from logits of shape (B, K)."""
 
     def is_adversarial(self, logits: Tensor) -> Tensor:
-        """Which rows have what the attacker wants; bool, shape (B,)."""
+        """Which rows have what the attacker wants; bool, shape (B,). Logits that are not finite are no class at all."""
 
     def leave(self, logits: Tensor) -> Tensor:
         """The class that each row must fall below another, int64, shape (B,): the label, or the best class but the target."""
@@ -50,7 +51,7 @@ class Misclassification:
         return cross_entropy(logits, self.labels, reduction="none")
 
     def is_adversarial(self, logits: Tensor) -> Tensor:
-        return logits.argmax(1) != self.labels
+        return predicted(logits) != self.labels
 
     def leave(self, logits: Tensor) -> Tensor:
         return self.labels
@@ -80,7 +81,7 @@ class TargetedMisclassification:
         return -cross_entropy(logits, self.targets, reduction="none")
 
     def is_adversarial(self, logits: Tensor) -> Tensor:
-        return logits.argmax(1) == self.targets
+        return predicted(logits) == self.targets
 
     def leave(self, logits: Tensor) -> Tensor:
         return logits.scatter(1, self.targets[:, None], -torch.inf).argmax(1)

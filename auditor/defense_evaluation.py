@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, cast
 
 import numpy as np
@@ -26,12 +26,14 @@ from auditor.defending.metrics import leading_in_common, mean_of_finite, psnr
 from auditor.defending.table import DefenseEvaluation, Distances, Reproduction, RobustRow, StaticRow
 from auditor.defense import Defense, State, defended
 from auditor.errors import EvaluationError
+from auditor.evaluation import CleanPass, clean_pass
 from auditor.metrics import Rate
 from auditor.nip.adaptive import InfluenceAttack
 from auditor.nip.pool import CandidateDefense
 from auditor.nip.published import PublishedCode, label
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.threat import Norm, ThreatModel
+from auditor.unanswered import without_answer
 
 LEADING = 5
 """Neurons that TKNC compares."""
@@ -109,14 +111,17 @@ def evaluate(
     for name, job in jobs.items():
         with progress.stage(name):
             job()
-    images = bench.x[:SHOWN].to(model.device, model.dtype)
+    images = bench.x[torch.from_numpy(run.answered)][:SHOWN].to(model.device, model.dtype)
     return DefenseEvaluation(
         defenses=tuple(defenses), facts=tuple(dict(state.facts) for state in states), threat=spec.threat, seed=spec.seed,
         samples=ids.tolist(), benign_undefended=Rate.of(run.plain_right), benign=Rate.of(run.right),
         undefended=tuple(tables.undefended), static=tuple(tables.static), robust=tuple(tables.robust),
         reproductions=tuple(tables.reproductions), seconds_per_1000=1000 * run.seconds / len(ids),
         seconds_per_1000_undefended=1000 * run.plain_seconds / len(ids),
-        flags=doubts(model, images, tables.robust, tables.static),
+        flags=(
+            *without_answer(dataset, ids, run.answered, run.seen[0].images),
+            *doubts(model, images, tables.robust, tables.static),
+        ),
     )  # fmt: skip
 
 
@@ -139,6 +144,21 @@ class _Run:
         self.plain_right, self.plain_seconds = self.bench.timed(self.classifier)
         self.right, self.seconds = self.bench.timed(self.model)
         self.found: dict[tuple[str, Budget], Found] = {}
+
+    @cached_property
+    def seen(self) -> tuple[CleanPass, CleanPass]:
+        """The network, alone and defended, on the clean images."""
+        bench = self.bench
+        alone, behind = (
+            clean_pass(model, bench.dataset, bench.ids, batch_size=bench.batch_size)
+            for model in (self.classifier, self.model)
+        )
+        return alone, behind
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """For which samples both give finite logits."""
+        return self.seen[0].answered & self.seen[1].answered
 
     def jobs(self, tables: _Tables) -> dict[str, Callable[[], None]]:
         """What is to be run, by name, in order; each adds to the tables."""

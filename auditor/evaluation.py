@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.attack import Attack, Ensemble
-from auditor.classifier import Classifier
+from auditor.classifier import Classifier, answered, predicted
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
 from auditor.errors import SpecError
@@ -22,11 +22,17 @@ from auditor.threat import ThreatModel
 
 
 class CleanPass(NamedTuple):
-    """The model on unperturbed images: logits (N, K) on the CPU, predicted class (N,), its softmax confidence (N,)."""
+    """The model on unperturbed images: logits (N, K) on the CPU, predicted class (N,), its softmax confidence (N,).
+
+    ``answered`` (bool, (N,)): the logits are finite. Where they are not, zeros stand for them, and the class is NO_CLASS.
+    ``images`` (bool, (N,)): the pixels are finite.
+    """
 
     logits: Tensor
     prediction: NDArray[np.int64]
     confidence: NDArray[np.float64]
+    answered: NDArray[np.bool_]
+    images: NDArray[np.bool_]
 
 
 def clean_pass(
@@ -37,17 +43,21 @@ def clean_pass(
     batch_size: int,
     on_progress: OnProgress = no_progress,
 ) -> CleanPass:
-    """One forward pass over the unperturbed images. Raises EvaluationError on NaN logits."""
+    """One forward pass over the unperturbed images."""
     # Written into one tensor: small ones that stay, between batches that go, would leave the memory in pieces.
     logits = torch.empty(len(ids), classifier.num_classes, dtype=classifier.dtype)
+    images = np.ones(len(ids), bool)
     done = 0
     for batch in dataset.batches(ids, batch_size):
-        images = batch.images.to(classifier.device, classifier.dtype)
-        logits[done : done + len(batch.ids)] = classifier.logits(images)
+        with torch.no_grad():
+            logits[done : done + len(batch.ids)] = classifier(batch.images.to(classifier.device, classifier.dtype))
+        images[done : done + len(batch.ids)] = batch.images.flatten(1).isfinite().all(1).numpy()
         done += len(batch.ids)
         on_progress(done / len(ids), "clean images")
-    confidence = logits.double().softmax(1).amax(1) if len(logits) else torch.empty(0)
-    return CleanPass(logits, logits.argmax(1).numpy(), confidence.double().numpy())
+    finite, classes = answered(logits), predicted(logits)
+    logits[~finite] = 0
+    confidence = torch.where(finite, logits.double().softmax(1).amax(1), 0.0) if len(logits) else torch.empty(0)
+    return CleanPass(logits, classes.numpy(), confidence.double().numpy(), finite.numpy(), images)
 
 
 def run_attack(
@@ -71,7 +81,8 @@ def run_attack(
     the network (see ``auditor.harness.fast``); each success is confirmed by the network itself. With ``early_stop=False``
     every row runs all its steps and is judged at its last image (the form in which sensitivity is defined); that excludes
     restarts and the minimal budget.
-    Raises SpecError when the attack does not know the norm, EvaluationError on NaN logits.
+    Logits that are not finite are no class, so that an untargeted attacker has what he wants. Raises SpecError when the attack
+    does not know the norm.
     """
     if threat.norm not in attack.norms:
         known = ", ".join(sorted(norm.symbol for norm in attack.norms))

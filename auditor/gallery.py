@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from auditor.classifier import Classifier
+from auditor.classifier import Classifier, answered, predicted
 from auditor.harness.outcome import Finished
 from auditor.report.blocks import ImageRow
 from auditor.report.pictures import amplified, picture
@@ -71,6 +72,7 @@ def draw(
 
 
 def _verdict(classifier: Classifier, x: Tensor) -> str:
-    logits = classifier.logits(x[None].to(classifier.device, classifier.dtype))
-    confidence, predicted = logits.double().softmax(1).max(1)
-    return f"{classifier.class_name(int(predicted))} ({100 * float(confidence):.0f} %)"
+    with torch.no_grad():
+        logits = classifier(x[None].to(classifier.device, classifier.dtype)).double()
+    name = classifier.class_name(int(predicted(logits)))
+    return f"{name} ({100 * float(logits.softmax(1).amax()):.0f} %)" if bool(answered(logits).all()) else name

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.attack import Attack
-from auditor.classifier import Classifier
+from auditor.classifier import Classifier, answered
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
+from auditor.harness.losses import margin
 from auditor.harness.outcome import Finished, Outcome
+from auditor.harness.query import usable
 from auditor.progress import OnProgress, no_progress
 from auditor.records import AttackRecord
 from auditor.threat import ThreatModel
@@ -83,6 +85,20 @@ class Inquiry:
     def wanted(self, positions: NDArray[np.int64]) -> Criterion:
         """What the attacker wants of the samples at these positions, on the model's device."""
         return self.criterion[torch.from_numpy(positions)].to(self.classifier.device)
+
+    def margins(self, wanted: Criterion, images: Tensor) -> Tensor:
+        """The margin of the logits at images (N, C, H, W), by what the attacker wants of them, (N,), on the CPU.
+
+        Where the logits are not finite: infinite, positive where that is what the attacker wants.
+        """
+        parts = []
+        for index in torch.arange(len(images)).split(self.batch_size):
+            with torch.no_grad():
+                logits = self.classifier(images[index].to(self.classifier.device))
+            rows = wanted[index.to(logits.device)]
+            extreme = torch.where(rows.is_adversarial(logits), torch.inf, -torch.inf)
+            parts.append(torch.where(answered(logits), margin(rows, usable(logits)), extreme.to(logits)).cpu())
+        return torch.cat(parts) if parts else torch.empty(0)
 
     def affordable(self, attack: Attack) -> NDArray[np.int64]:
         """As many attacked samples as the budget allows for this attack, drawn by the seed; their positions."""

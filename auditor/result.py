@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 
 from auditor.analysis import Finding
 from auditor.audit_spec import AuditSpec
+from auditor.classifier import named_class
 from auditor.flag import Flag, Verdict
 from auditor.metrics import Rate
 from auditor.records import AttackRecord, CorruptionRecord, known_fooled
@@ -40,7 +41,7 @@ class ModelFacts(_Data):
     trained_on: tuple[str, ...] = ()
 
     def class_name(self, label: int) -> str:
-        return self.class_names[label] if self.class_names is not None else f"class {label}"
+        return named_class(self.class_names, label)
 
 
 class DatasetFacts(_Data):
@@ -68,7 +69,10 @@ class Provenance(_Data):
 
 
 class SampleTable(_Data):
-    """The samples of the audit, one entry each, in the same order everywhere: id, label, and the clean verdict."""
+    """The samples of the audit, one entry each, in the same order everywhere: id, label, and the clean verdict.
+
+    A prediction of -1 is none: the network's logits were NaN or infinite. That counts as wrong.
+    """
 
     ids: list[int]
     names: list[str] | None

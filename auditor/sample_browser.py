@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from auditor.classifier import NO_CLASS
 from auditor.dataset import ImageDataset
 from auditor.examples import Examples
 from auditor.records import AttackRecord
@@ -83,4 +84,4 @@ def _row(examples: Examples, dataset: ImageDataset, position: int, place: int | 
 
 
 def _said(model: ModelFacts, label: int, confidence: float) -> str:
-    return f"{model.class_name(label)} ({100 * confidence:.0f} %)"
+    return model.class_name(label) + (f" ({100 * confidence:.0f} %)" if label != NO_CLASS else "")

@@ -12,14 +12,16 @@ from pydantic import BaseModel, ConfigDict
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from auditor.classifier import NORMALIZATIONS, Classifier, Normalization
+from auditor.classifier import NO_CLASS, NORMALIZATIONS, Classifier, Normalization, predicted
 from auditor.dataset import ImageDataset
 from auditor.errors import MismatchError
+from auditor.evaluation import clean_pass
 from auditor.flag import Flag
 from auditor.metrics import Rate, paired_difference
 from auditor.neurons import list_layers
 from auditor.preflight import batch_dependence, no_gradient, probabilities, random_output
 from auditor.progress import OnProgress, no_progress
+from auditor.unanswered import without_answer
 
 VET_SAMPLES = 512
 """Enough to tell a difference of a few points; seven forward passes over them stay cheap."""
@@ -85,10 +87,15 @@ def vet(
         images = torch.rand(16, *classifier.input_shape, generator=torch.Generator().manual_seed(seed))
     else:
         check_fit(classifier, dataset)
-        images = dataset.images(dataset.select(16, seed))
+        ids = dataset.select(samples, seed)
+        seen = clean_pass(classifier, dataset, ids, batch_size=batch_size)
+        flags += without_answer(dataset, ids, seen.answered, seen.images)
+        usable = ids[seen.answered]
+        few = dataset.select(16, seed)
+        few = few[np.isin(few, usable)]
+        images = dataset.images(few if len(few) > 1 else usable[:16])
     flags += _runs(classifier, images.to(classifier.device, classifier.dtype))
     if dataset is not None:
-        ids = dataset.select(samples, seed)
         accuracy, candidates, doubts = check_normalization(
             classifier, dataset, ids, batch_size=batch_size, on_progress=on_progress
         )
@@ -209,7 +216,7 @@ def _predictions(
     parts = []
     with torch.no_grad():
         for batch in dataset.batches(ids, batch_size):
-            parts.append(classifier(batch.images.to(classifier.device, classifier.dtype)).argmax(1).cpu().numpy())
+            parts.append(predicted(classifier(batch.images.to(classifier.device, classifier.dtype))).cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -239,10 +246,11 @@ def _better_normalization(accuracy: Rate, candidates: list[Candidate]) -> list[F
     ]
 
 
-def _order_of_classes(classifier: Classifier, predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Flag]:
+def _order_of_classes(classifier: Classifier, classes: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Flag]:
     """Would the model be right if its classes were named in another order?"""
     counts = np.zeros((classifier.num_classes, classifier.num_classes), np.int64)
-    np.add.at(counts, (labels, predicted), 1)
+    known = classes != NO_CLASS
+    np.add.at(counts, (labels[known], classes[known]), 1)
     n, correct = len(labels), int(np.trace(counts))
     rows, columns = linear_sum_assignment(counts, maximize=True)
     matched = int(counts[rows, columns].sum())

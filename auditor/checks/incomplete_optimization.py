@@ -80,6 +80,6 @@ def _paths(inquiry: Inquiry, attack: Attack, threat: ThreatModel, positions: NDA
 
     watched = Watched(**{name: getattr(attack, name) for name in type(attack).model_fields})
     trial = inquiry.attack(watched, threat, positions)
-    final = margin(inquiry.wanted(positions), inquiry.classifier.logits(trial.x_adv.to(inquiry.classifier.device)))
-    paths = np.concatenate([paths, final.double().cpu().numpy()[:, None]], 1)
-    return paths[~np.isnan(paths).any(1)]
+    final = inquiry.margins(inquiry.wanted(positions), trial.x_adv)
+    paths = np.concatenate([paths, final.double().numpy()[:, None]], 1)
+    return paths[np.isfinite(paths).all(1)]

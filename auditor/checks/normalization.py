@@ -21,7 +21,8 @@ class NormalizationCheck(Check):
     images: int = Field(VET_SAMPLES, ge=1, le=1_000_000, description="Images to classify under each normalisation.")
 
     def run(self, inquiry: Inquiry) -> Opinion:
-        ids = inquiry.ids[:: max(1, len(inquiry.ids) // self.images)][: self.images]
+        ids = inquiry.ids if inquiry.answered is None else inquiry.ids[inquiry.answered]
+        ids = ids[:: max(1, len(ids) // self.images)][: self.images]
         accuracy, candidates, flags = check_normalization(
             inquiry.classifier, inquiry.dataset, ids, batch_size=inquiry.batch_size, on_progress=inquiry.on_progress
         )

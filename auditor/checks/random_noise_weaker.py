@@ -6,14 +6,12 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from auditor.attack import Attack
 from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
-from auditor.harness.losses import margin
 from auditor.inquiry import Inquiry, Trial
 from auditor.metrics import Rate
 from auditor.randomness import RowRandom
@@ -67,16 +65,14 @@ class RandomNoiseWeaker(ThreatCheck):
 
     def _beats_noise(self, inquiry: Inquiry, attack: Attack, threat: ThreatModel) -> Rate:
         positions = inquiry.affordable(attack)
-        trial = inquiry.attack(attack, threat, positions)
-        reached = _margin(inquiry, positions, trial.x_adv)
+        trial, wanted = inquiry.attack(attack, threat, positions), inquiry.wanted(positions)
+        reached = inquiry.margins(wanted, trial.x_adv)
         radius = _size(attack, threat, trial)
         random = RowRandom(inquiry.seed, "noise of the same size", [(int(item),) for item in inquiry.ids[positions]])
         ball = Ball(threat.norm, radius.view(-1, 1, 1, 1))
         noise = torch.full_like(reached, -torch.inf)
         for _ in range(self.draws):
-            noise = torch.maximum(
-                noise, _margin(inquiry, positions, ball.project(ball.sample(trial.x, random), trial.x))
-            )
+            noise = torch.maximum(noise, inquiry.margins(wanted, ball.project(ball.sample(trial.x, random), trial.x)))
         telling = (radius > 0) & ~((reached > 0) & (noise > 0))
         return Rate.of((reached > noise)[telling].numpy())
 
@@ -86,11 +82,3 @@ def _size(attack: Attack, threat: ThreatModel, trial: Trial) -> Tensor:
     distance = torch.from_numpy(trial.outcome.distance).to(trial.x.dtype)
     in_vain = torch.from_numpy(~np.isfinite(trial.outcome.closest))
     return torch.where(in_vain & attack.bounded, torch.full_like(distance, threat.epsilon), distance)
-
-
-def _margin(inquiry: Inquiry, positions: NDArray[np.int64], images: Tensor) -> Tensor:
-    wanted, parts = inquiry.wanted(positions), []
-    for index in torch.arange(len(images)).split(inquiry.batch_size):
-        logits = inquiry.classifier.logits(images[index].to(inquiry.classifier.device))
-        parts.append(margin(wanted[index.to(logits.device)], logits).cpu())
-    return torch.cat(parts)

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from auditor.check import Check
 from auditor.flag import Flag, Opinion
-from auditor.harness.losses import margin
 from auditor.inquiry import Inquiry
 from auditor.randomness import RowRandom
 
@@ -32,12 +31,12 @@ class UnstablePredictions(Check):
 
     def run(self, inquiry: Inquiry) -> Opinion:
         images, wanted = inquiry.images(self.images)
-        reference = margin(wanted, inquiry.classifier.logits(images))
+        reference = inquiry.margins(wanted, images)
         random = RowRandom(inquiry.seed, "neighbours", [(row,) for row in range(len(images))])
         total = torch.zeros_like(reference)
         for _ in range(self.neighbours):
             near = (images + self.radius * (2 * random.uniform(images) - 1)).clamp(0, 1)
-            change = (margin(wanted, inquiry.classifier.logits(near)) - reference).abs()
+            change = (inquiry.margins(wanted, near) - reference).abs()
             total += change / reference.abs().clamp_min(1e-12)
         indicator = float((total / self.neighbours).clamp_max(1).mean())
         evidence = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.attack import Attack
-from auditor.classifier import Classifier
+from auditor.classifier import Classifier, predicted
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.defending.table import Distances, Knowledge, RobustRow
@@ -83,8 +83,8 @@ class Bench:
         """Which of these images, of the samples at ``positions``, a model classifies correctly."""
         if not len(positions):
             return np.zeros(0, bool)
-        predicted = self.by_batch(model, lambda images: model.logits(images).argmax(1), x)
-        return (predicted == self.labels[torch.from_numpy(positions)]).numpy()
+        classes = self.by_batch(model, lambda images: predicted(_logits(model, images)), x)
+        return (classes == self.labels[torch.from_numpy(positions)]).numpy()
 
     def timed(self, model: Classifier) -> tuple[NDArray[np.bool_], float]:
         """Which samples a model gets right unperturbed, and the seconds that it took."""
@@ -180,3 +180,8 @@ def row(
         name=name, knowledge=knowledge, accuracy=Rate.of(held), distances=Distances.of(found.distance[broken]),
         within=within, held=held.tolist(), seconds=found.seconds,
     )  # fmt: skip
+
+
+def _logits(model: Classifier, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return cast(Tensor, model(images))

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.attack import Attack, Rows
-from auditor.classifier import Classifier
+from auditor.classifier import Classifier, predicted
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
 from auditor.errors import EvaluationError
 from auditor.harness.fast import fast_copy
 from auditor.harness.outcome import Finished, Outcome
-from auditor.harness.query import ModelQuery, Passes
+from auditor.harness.query import ModelQuery, Passes, usable
 from auditor.harness.radius_search import next_radius
 from auditor.progress import OnProgress
 from auditor.randomness import derive_seed
@@ -184,7 +184,7 @@ class AttackRun:
         if not self.close or not self.early_stop:
             rows = replace(rows, best=rows.x, best_distance=torch.full_like(rows.best_distance, torch.inf))
         query = ModelQuery(self.classifier, rows, self.passes, self.batch_size)
-        logits = query.logits()
+        logits = query.answers()
         rows = query.updated()
         nothing = rows.best_distance.isinf()[:, None]
         rows = replace(rows, best_logits=torch.where(nothing, logits, rows.best_logits))
@@ -220,8 +220,8 @@ class AttackRun:
         fooled = (known & (distance <= epsilon + _slack(replace(rows, epsilon=epsilon)))).cpu().numpy()
         logits = rows.best_logits
         self.fooled[place] = fooled
-        self.prediction[place] = logits.argmax(1).cpu().numpy()
-        self.confidence[place] = logits.double().softmax(1).amax(1).cpu().numpy()
+        self.prediction[place] = predicted(logits).cpu().numpy()
+        self.confidence[place] = usable(logits.double()).softmax(1).amax(1).cpu().numpy()
         self.distance[place] = distance.double().cpu().numpy()
         self.closest[place] = torch.where(known, distance, torch.inf).double().cpu().numpy()
         self.finished += len(rows)

@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auditor.attack import Gradient, Jacobian, Loss, Rows
-from auditor.classifier import finite, input_gradient
+from auditor.classifier import input_gradient
 from auditor.criterion import Criterion
 
 TIE = 1e-6
 """Distances that differ by less than this share are equal, and the first image counts: rounding must not choose among images at
 the edge of the ball."""
+
+
+def usable(logits: Tensor) -> Tensor:
+    """The logits with zeros in rows that are not finite: an attack sees no way there, and the harness judges the row as it is."""
+    return torch.where(logits.isfinite().all(-1, keepdim=True), logits, 0.0)
 
 
 class Passes(NamedTuple):
@@ -37,10 +42,14 @@ class ModelQuery:
         self.retired = np.zeros(len(rows), bool)
 
     def logits(self, points: Tensor | None = None) -> Tensor:
+        return usable(self.answers(points))
+
+    def answers(self, points: Tensor | None = None) -> Tensor:
+        """The logits as they are, NaN or infinite ones among them."""
         points = self._boxed(points)
         flat, _, images = self._flat(points)
         with torch.no_grad():
-            logits = torch.cat([finite(self.model(part)) for part in flat.split(self.batch_size)])
+            logits = torch.cat([self.model(part) for part in flat.split(self.batch_size)])
         self.passes.forwards[self.rows.position] += images
         self._judge(flat, logits, images)
         return logits.view(*points.shape[: points.dim() - 3], -1)
@@ -63,13 +72,13 @@ class ModelQuery:
         self._judge(flat, logits, images)
         lead = points.shape[: points.dim() - 3]
         value = value.nan_to_num(0.0, 0.0, 0.0).view_as(points)
-        return Gradient(value, losses.view(lead), logits.view(*lead, -1))
+        return Gradient(value, losses.view(lead), usable(logits).view(*lead, -1))
 
     def jacobian(self, outputs: Callable[[Tensor], Tensor], points: Tensor | None = None) -> Jacobian:
         points = self._boxed(points).detach().requires_grad_()
         with torch.enable_grad():
-            logits = finite(self.model(points))
-            chosen = outputs(logits)
+            logits = self.model(points)
+            chosen = outputs(usable(logits))
             count = chosen.shape[1]
             gradients = [
                 input_gradient(chosen[:, index].sum(), points, retain_graph=index + 1 < count) for index in range(count)
@@ -79,7 +88,7 @@ class ModelQuery:
         self.passes.backwards[self.rows.position] += count
         self._note_blindness(value.flatten(1))
         self._judge(points.detach(), logits.detach(), 1)
-        return Jacobian(value.nan_to_num(0.0, 0.0, 0.0), chosen.detach(), logits.detach())
+        return Jacobian(value.nan_to_num(0.0, 0.0, 0.0), chosen.detach(), usable(logits.detach()))
 
     def updated(self) -> Rows:
         """The rows with what these questions found."""
@@ -91,8 +100,9 @@ class ModelQuery:
     def _slope(self, points: Tensor, criterion: Criterion, loss: Loss | None) -> tuple[Tensor, Tensor, Tensor]:
         points = points.detach().requires_grad_()
         with torch.enable_grad():
-            logits = finite(self.model(points))
-            losses = criterion.loss(logits) if loss is None else loss(criterion, logits)
+            logits = self.model(points)
+            used = usable(logits)
+            losses = criterion.loss(used) if loss is None else loss(criterion, used)
             value = input_gradient(losses.sum(), points)
         return value.contiguous(), losses.detach(), logits.detach()
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from auditor.analysis import Pair, Subject
 from auditor.attack import Attack
-from auditor.classifier import Classifier
+from auditor.classifier import NO_CLASS, Classifier
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
@@ -26,7 +26,10 @@ TWINS, FOOLED = "twins.npy", "fooled.npy"
 
 
 class StoredPairs:
-    """Pairs made by ``make_pairs``; iterating reads them back, ``batch_size`` at a time, in the order of the ids."""
+    """Pairs made by ``make_pairs``; iterating reads them back, ``batch_size`` at a time, in the order of the ids.
+
+    ``answered``: for which samples the network's logits at the twin are finite, bool (N,).
+    """
 
     def __init__(
         self,
@@ -36,8 +39,10 @@ class StoredPairs:
         ids: NDArray[np.int64],
         device: torch.device,
         batch_size: int,
+        answered: NDArray[np.bool_] | None = None,
     ) -> None:
         self._file, self._fooled = file, fooled
+        self.answered = np.ones(len(ids), bool) if answered is None else answered
         self._dataset, self._ids, self._device, self._batch_size = dataset, ids, device, batch_size
 
     @classmethod
@@ -102,7 +107,8 @@ def make_pairs(
         seed=seed, batch_size=batch_size, early_stop=False, on_finished=keep, on_progress=on_progress,
     )  # fmt: skip
     twins.flush()
-    return StoredPairs(file, outcome.fooled, dataset, ids, classifier.device, batch_size)
+    answered = outcome.prediction != NO_CLASS
+    return StoredPairs(file, outcome.fooled, dataset, ids, classifier.device, batch_size, answered)
 
 
 def make_twins(
