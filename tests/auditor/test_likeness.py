@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
@@ -17,12 +18,16 @@ from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.defense import DEFENSES
+from auditor.delta.survey import in_float64
 from auditor.errors import EvaluationError
 from auditor.evaluation import run_attack
+from auditor.hardening import HARDENINGS
 from auditor.harness.fast import fast_copy
 from auditor.influence.graph import Network
+from auditor.learning.trainee import Trainee
 from auditor.likeness import probes, stands_in
 from auditor.neurons import list_layers
+from auditor.probes.altered import altered_classifier
 from auditor.probes.identity_relu import IdentityRelu, last_relu
 from auditor.probes.layer_gradient import slopes
 from auditor.threat import ThreatModel
@@ -291,3 +296,45 @@ def test_a_relu_inside_a_hand_written_function_is_not_made_the_identity() -> Non
     with IdentityRelu(1, torch.ones(5, dtype=torch.bool)):
         changed = gradient(model, x)
     assert not torch.allclose(changed, gradient(model, x))
+
+
+def deep(model: Classifier) -> Classifier:
+    return copy.deepcopy(model)
+
+
+def renormalised(model: Classifier) -> Classifier:
+    return model.with_normalization(model.normalization)
+
+
+def unchanged(model: Classifier) -> Classifier:
+    return altered_classifier(model, {})
+
+
+def watched(model: Classifier) -> Classifier:
+    """A layer's output exchanged for itself."""
+    return altered_classifier(model, {"second": lambda output: output * 1})
+
+
+def trainee(model: Classifier) -> Classifier:
+    return Trainee(model, copy.deepcopy(model.network)).classifier
+
+
+def snapshot(model: Classifier) -> Classifier:
+    return Trainee(model, copy.deepcopy(model.network)).snapshot()
+
+
+def extended(model: Classifier) -> Classifier:
+    hardening = HARDENINGS.build("fine_tune", {})
+    return model.with_network(hardening.extended(model))
+
+
+@pytest.mark.parametrize("made", [deep, renormalised, unchanged, watched, trainee, snapshot, extended, in_float64])
+def test_every_other_copy_keeps_the_hand_written_backward(made: Callable[[Classifier], Classifier]) -> None:
+    """The copies that training, float64 and changed layers make: nothing is traced, so nothing is forgotten."""
+    model = classifier(StraightThrough.apply)
+    expected = classifier(StraightThrough.apply).to(torch.float64 if made is in_float64 else torch.float32)
+    other = made(model)
+    x = torch.rand(4, *SHAPE, dtype=expected.dtype, generator=torch.Generator().manual_seed(2))
+    slope = gradient(expected, x)
+    assert bool((slope != 0).any())
+    assert torch.allclose(gradient(other, x), slope, rtol=1e-4, atol=1e-6)
