@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from app.commands import audits, compare, datasets, defend, doctor, harden, models, serve
+from app.commands import audits, compare, datasets, defend, doctor, harden, jobs, models, serve
 from auditor.errors import AuditorError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(datasets.app, name="datasets", help="Add and list data sets.")
 app.add_typer(audits.app, name="audit", help="Run, list, show and cancel audits.")
 app.add_typer(harden.app, name="harden", help="Train more robust children of a model; list, show and cancel trainings.")
 app.add_typer(defend.app, name="defend", help="Prepare defenses, evaluate them, and export defended models.")
+app.add_typer(jobs.app, name="jobs", help="List jobs of every kind; show one, its log, run it again, cancel it.")
 app.command("compare")(compare.compare)
 app.command("report")(compare.report)
 app.command("doctor")(doctor.doctor)

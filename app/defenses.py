@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import forms
 from app.commands.show import duration, when
+from app.render import identifier
 from app.state import choose_row, client, parameter
 from app.text import plain
 from auditor.defense import DEFENSES
@@ -163,12 +164,14 @@ def card(view: DefenseView) -> None:
         lineage = view.row.manifest["lineage"]
         facts: dict[str, Any] = {
             "Defenses": "; ".join(defense.describe() for defense in spec.defenses),
-            "Model": f"{view.model}, tensors {lineage['weights'][:12]}",
+            "Model": f"{view.model}, tensors {lineage['weights']}",
             "Learnt from": _learnt_from(view),
             "Seed": spec.seed,
-            "File": f"SHA-256 {view.row.content[:12]}, {view.row.manifest['bytes'] / 1e6:.2f} MB",
+            "File": f"{view.row.manifest['bytes'] / 1e6:.2f} MB",
         }
         st.table([{"What": name, "Value": plain(str(value))} for name, value in facts.items()], hide_index=True)
+        identifier("Id", view.row.id)
+        identifier("SHA-256 of the file", view.row.content)
         if any(view.row.manifest["facts"]):
             st.json(view.row.manifest["facts"], expanded=1)
 

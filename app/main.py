@@ -26,6 +26,7 @@ PAGES = {
 }
 
 st.set_page_config(page_title="Neuron Auditor", page_icon=str(Path(__file__).parent / "icon.png"), layout="wide")
+st.html(Path(__file__).parent / "page.css")
 page = st.navigation(PAGES)
 with st.sidebar:
     if not client().workers():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import streamlit as st
 
 from app import forms, render
-from app.state import client, played
+from app.commands.show import when
+from app.state import client, parameter, played
 from app.text import plain
 from auditor.attack import ATTACKS
 from auditor.defending.playground import PlaySpec
@@ -15,6 +17,7 @@ from auditor.errors import AuditorError
 from auditor.report.blocks import Image
 from auditor.report.playground import READINGS, playground_blocks
 from auditor.threat import Norm, ThreatModel
+from worker.client import JobView
 from worker.defenses import DefenseView
 
 PER_PAGE = 8
@@ -57,13 +60,48 @@ def playground(view: DefenseView) -> None:
     try:
         spec = _spec()
         if st.button(f"Play with image {sample}", type="primary", key="play-run"):
-            st.session_state["play-job"] = client().play(view.row.id, dataset, sample, spec)
+            st.session_state[_box(view)] = client().play(view.row.id, dataset, sample, spec)
     except AuditorError as error:
         st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
         return
-    job_id = st.session_state.get("play-job")
+    job_id = _chosen(view)
     if job_id:
-        _outcome(view, job_id)
+        _outcome(job_id)
+
+
+def _box(view: DefenseView) -> str:
+    return f"play-job-{view.row.id}"
+
+
+def _chosen(view: DefenseView) -> str | None:
+    """One of the runs with this defense, which stay; its id stands in the page's address under ``play``."""
+    known = {job.id: job for job in client().plays(view.row.id)}
+    if not known:
+        return None
+    current, box = parameter("play"), _box(view)
+    named = [job_id for job_id in known if len(current) >= 4 and job_id.startswith(current)]
+    if box not in st.session_state and current:
+        if len(named) == 1:
+            st.session_state[box] = named[0]
+        else:
+            st.warning(f"There is no run {plain(current)} of the playground with this defense. Choose one of these.")
+    if st.session_state.get(box) not in known:
+        st.session_state[box] = None
+    # Nothing that changes: the select box keeps the choice under its title.
+    chosen: str | None = st.selectbox(
+        "Result", list(known), key=box, placeholder=f"Choose one of {len(known)}",
+        format_func=lambda job_id: f"{_what(known[job_id])} · {when(known[job_id].created)} UTC · {job_id[:8]}",
+    )  # fmt: skip
+    if chosen and st.query_params.get("play") != chosen:
+        st.query_params["play"] = chosen
+    return chosen
+
+
+def _what(job: JobView) -> str:
+    """The image, attack and threat of a run."""
+    request: Any = client().request(job.id)
+    attack = request.play.attack.display_title()
+    return f"image {request.sample} of {client().dataset(request.dataset_id).name}, {attack}, {request.play.threat}"
 
 
 def _pick(dataset: str, start: int) -> int:
@@ -103,16 +141,14 @@ def _spec() -> PlaySpec:
     return forms.checked(PlaySpec, values | {"threat": threat, "attack": attack}, "playground")
 
 
-def _outcome(view: DefenseView, job_id: str) -> None:
+def _outcome(job_id: str) -> None:
     job = client().job(job_id)
-    request = client().request(job_id)
-    if getattr(request, "defense_id", "") != view.row.id:
-        return
     if not job.ended:
         _live(job_id)
         return
     if job.state != "succeeded":
         st.error(f"{plain(job.error) or job.state} {plain(job.hint)}".strip())
+        st.page_link("views/jobs.py", label="Open the job", query_params={"job": job.id})
         return
     names = client().dataset(str(job.dataset_id)).manifest["class_names"]
     reading = st.segmented_control(

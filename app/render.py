@@ -24,6 +24,9 @@ from auditor.report.blocks import (
 from auditor.report.charts import PICK, draw
 from auditor.report.export import as_csv, as_svg
 
+MEASURE_PIXELS = 200
+"""Room for the longest number at the size of a metric; Streamlit cuts what does not fit."""
+
 Detail = Callable[[tuple[str, ...]], tuple[AnyBlock, ...]]
 """What opens behind a mark, by the path of marks that were clicked: (layer,), then (layer, neuron)."""
 
@@ -60,11 +63,19 @@ def _text(block: Text) -> None:
         st.markdown(plain(block.text))
 
 
+def identifier(label: str, value: str) -> None:
+    """An id or a hash: whole, and with a button that copies it."""
+    st.caption(plain(label))
+    st.code(value, language=None, wrap_lines=True)
+
+
 def _measures(block: Measures) -> None:
-    for column, item in zip(st.columns(len(block.items)), block.items, strict=True):
-        with column:
-            st.metric(plain(item.title), show_measure(item), help=plain(item.explanation) or None)
-            st.caption(plain(show_interval(item)))
+    """Side by side as far as there is room, then in further rows: a number is never cut."""
+    with st.container(horizontal=True, gap="medium"):
+        for item in block.items:
+            with st.container(width=MEASURE_PIXELS, gap=None):
+                st.metric(plain(item.title), show_measure(item), help=plain(item.explanation) or None)
+                st.caption(plain(show_interval(item)))
 
 
 def _table(block: Table) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import streamlit as st
+import streamlit.config
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,6 +36,10 @@ HEADERS = {
     "x-frame-options": "DENY",
     "referrer-policy": "same-origin",
 }
+
+
+MAGIC_OFF = {"runner.magicEnabled": False}
+"""Magic prints whatever text stands by itself in a page's source."""
 
 
 def serve(settings: Settings) -> None:
@@ -68,7 +73,7 @@ def streamlit_config(settings: Settings) -> dict[str, Any]:
         "server.address": settings.host,
         "server.port": settings.port,
         "server.headless": True,
-        "runner.magicEnabled": False,  # it prints whatever text stands by itself in a page's source
+        **MAGIC_OFF,
         "server.fileWatcherType": "none",
         "server.maxUploadSize": max(1, settings.browser_upload_limit >> 20),
         "client.showErrorDetails": "none",
@@ -82,6 +87,8 @@ def streamlit_config(settings: Settings) -> dict[str, Any]:
 
 def make_app(settings: Settings) -> st.App:
     """The ASGI application: pages, checks and the housekeeping thread."""
+    for option, value in MAGIC_OFF.items():  # also for a server that is not ours
+        streamlit.config.set_option(option, value)
     hosts = [
         *filter(None, (name.strip() for name in settings.allowed_hosts.split(","))),
         "localhost",

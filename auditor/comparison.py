@@ -39,7 +39,7 @@ def _common(first: AuditResult, second: AuditResult) -> tuple[NDArray[np.int64],
     mine, theirs = first.provenance.dataset, second.provenance.dataset
     if mine.sha256 != theirs.sha256 or not mine.sha256:
         raise MismatchError(
-            f"The audits used different data: {mine.name} ({mine.sha256[:12]}) and {theirs.name} ({theirs.sha256[:12]}).",
+            f"The audits used different data: {mine.name} ({mine.sha256}) and {theirs.name} ({theirs.sha256}).",
             "A comparison needs the same samples: audit both models on one data set.",
         )
     _, pick_first, pick_second = np.intersect1d(first.samples.ids, second.samples.ids, return_indices=True)
@@ -242,7 +242,7 @@ def _facts(audit: AuditResult) -> dict[str, str]:
     model, source = audit.provenance.model, audit.provenance
     facts = {
         "model": model.name,
-        "weights": model.sha256[:12],
+        "weights": model.sha256,
         "architecture": str((model.architecture or {}).get("kind", "–")),
         "parameters": f"{model.parameters:,}".replace(",", " "),
         "normalisation": str(model.normalization),

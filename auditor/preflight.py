@@ -127,7 +127,7 @@ def known_images(dataset: ImageDataset, trained_on: Sequence[str]) -> tuple[Flag
         name="audited on training images",
         severity="warning",
         message=f"The model, or one that it was trained from, was trained on this very data set, {dataset.name}.",
-        evidence=f"SHA-256 {dataset.sha256[:12]}",
+        evidence=f"SHA-256 {dataset.sha256}",
         remedy="Its accuracies here, clean and robust, are too high for new images: audit it on a data set kept from training.",
     )
     return (flag,)

@@ -64,13 +64,9 @@ class BlobStore:
         """Where a blob lies. Raises NotFoundError when it is missing, ServiceError when its content is damaged."""
         path = self._path(sha256)
         if not path.is_file():
-            raise NotFoundError(
-                f"The stored file {sha256[:12]} is missing.", "Add it again, or restore the blobs folder."
-            )
+            raise NotFoundError(f"The stored file {sha256} is missing.", "Add it again, or restore the blobs folder.")
         if verify and hash_file(path) != sha256:
-            raise ServiceError(
-                f"The stored file {sha256[:12]} is damaged.", "Add it again, or restore the blobs folder."
-            )
+            raise ServiceError(f"The stored file {sha256} is damaged.", "Add it again, or restore the blobs folder.")
         return path
 
     def sweep(self, referenced: Set[str], *, older_than: float = KEEP_SECONDS) -> list[str]:

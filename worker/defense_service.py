@@ -12,7 +12,7 @@ from worker.loading import architecture_of, load_classifier
 from worker.models import DefenseRow
 from worker.registry import usable
 from worker.service import Service
-from worker.views import Estimate, JobView, check_fit
+from worker.views import Estimate, JobView, check_fit, view_of
 
 if TYPE_CHECKING:
     from auditor.defending.playground import Play, PlaySpec
@@ -196,6 +196,12 @@ class DefenseService(Service):
             if known.spec == wanted and known.state not in ("failed", "cancelled"):
                 return known.id
         return self.submit(job, f"{row.name}, image {sample} of {dataset_row.name}")
+
+    def plays(self, defense: str) -> list[JobView]:
+        """The runs of the playground with one stored defense, the newest first, whatever became of them."""
+        row, workers, now = self._defenses.get(defense), self.workers(), self.ledger.clock()
+        listed = self.ledger.list(kind="play", model_id=row.model_id)
+        return [view_of(job, summary, now, workers) for job, summary in listed if job.spec["defense_id"] == row.id]
 
     def played(self, key: str) -> Play:
         """What came of a run of the playground. Raises NotFoundError when the job is none or has no result (yet)."""

@@ -82,7 +82,11 @@ def _run(job_id: str, fence: int) -> int:
                 claim, "The job needs more memory than there is.", "Set a smaller batch_size, or use fewer samples."
             )
         else:
-            ledger.fail(claim, "The job stopped on an internal error.", f"The log of job {job_id[:8]} has the details.")
+            ledger.fail(
+                claim,
+                "The job stopped on an internal error.",
+                f"The log has the details: see Jobs, or `auditor jobs log {job_id[:8]}`.",
+            )
         log.exception("failed")
     finally:
         with suppress(AuditorError):  # the keeper does it, too

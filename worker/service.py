@@ -23,9 +23,10 @@ from worker.blobs import BlobStore
 from worker.db import connect, upgrade
 from worker.job import JOBS, Job
 from worker.keeper import Keeper, living_workers
-from worker.ledger import Ledger
+from worker.ledger import ENDED, Ledger
 from worker.lineage import Lineage
 from worker.loading import architecture_of, load_dataset
+from worker.logs import read_job_log
 from worker.models import DatasetRow, JobRow, ModelRow, WorkerRow
 from worker.private import private_folder
 from worker.reading import read_dataset, read_model
@@ -219,6 +220,17 @@ class Service:
         """Ask a job to stop; False when it had ended already."""
         return self.ledger.request_cancel(self._job_row(key).id)
 
+    def job_log(self, key: str) -> str | None:
+        """What a job's attempts wrote: its end, secrets masked; None where the log is not on this machine."""
+        return read_job_log(self.settings, self._job_row(key).id)
+
+    def run_again(self, key: str) -> str:
+        """Queue what a job was asked to do once more; returns the new job's id. Raises MismatchError while it has not ended."""
+        row = self._job_row(key)
+        if row.state not in ENDED:
+            raise MismatchError(f"Job {row.id[:8]} is {row.state}.", "Cancel it first, or wait for its end.")
+        return self.submit(self.request(row.id), row.title)
+
     def workers(self) -> list[WorkerRow]:
         """The workers that are alive."""
         return living_workers(self.ledger)
@@ -287,7 +299,7 @@ class Service:
         rows = self.ledger.find(key)
         if len(rows) != 1:
             problem = f"There is no job {key!r}." if not rows else f"{key!r} fits {len(rows)} jobs."
-            raise NotFoundError(problem, "List them with `auditor audit list` or `auditor harden list`.")
+            raise NotFoundError(problem, "List them with `auditor jobs list`.")
         return rows[0]
 
     def _content(self, key: str, kind: str) -> bytes:

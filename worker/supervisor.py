@@ -13,7 +13,7 @@ from pathlib import Path
 
 from auditor.errors import ServiceError
 from worker.ledger import Claim, Ledger
-from worker.logs import get_logger
+from worker.logs import get_logger, job_log_file
 from worker.private import private_log
 from worker.settings import Settings
 from worker.workspaces import Workspaces
@@ -122,7 +122,7 @@ class _Supervision:
         return "done"
 
     def _log_file(self) -> Path:
-        return self.settings.logs / f"job-{self.claim.job_id}.log"
+        return job_log_file(self.settings, self.claim.job_id)
 
 
 def _kill(runner: subprocess.Popen[bytes]) -> None:

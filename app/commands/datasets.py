@@ -40,7 +40,7 @@ def add(
     shape = "x".join(map(str, row.manifest["shape"]))
     console.print(
         f"Added data set {row.name} ({row.id[:8]}): {row.manifest['samples']:,} images of {shape}, "
-        f"{row.manifest['num_classes']} classes, sha256 {row.content[:12]}."
+        f"{row.manifest['num_classes']} classes, sha256 {row.content}."
     )
     for text in (*row.manifest["notes"], *row.manifest["warnings"]):
         console.print(f"  note: {text}")

@@ -290,7 +290,7 @@ def _describe(view: DefenseView) -> None:
     row, lineage = view.row, view.row.manifest["lineage"]
     console.print(f"[bold]{row.name}[/bold] ({row.id}): {row.manifest['title']} for {view.model}")
     learnt = f"fitted on {lineage['count']:,} images of {view.dataset}" if view.dataset else "learns nothing"
-    console.print(f"{learnt}, seed {lineage['seed']}, sha256 {row.content[:12]}, {row.manifest['bytes']:,} bytes")
+    console.print(f"{learnt}, seed {lineage['seed']}, sha256 {row.content}, {row.manifest['bytes']:,} bytes")
     for defense in row.spec["defenses"]:
         settings = ", ".join(f"{name} {value}" for name, value in defense.items() if name != "kind")
         console.print(f"  {defense['kind']}" + (f": {settings}" if settings else ""))

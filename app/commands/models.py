@@ -63,7 +63,7 @@ def add(
             class_names=[item.strip() for item in classes.split(",")] if classes else None,
         )
     console.print(
-        f"Added model {row.name} ({row.id[:8]}): {row.manifest['parameters']:,} parameters, sha256 {row.weights[:12]}."
+        f"Added model {row.name} ({row.id[:8]}): {row.manifest['parameters']:,} parameters, sha256 {row.weights}."
     )
     for note in row.manifest["notes"]:
         console.print(f"  note: {note}")

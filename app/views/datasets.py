@@ -7,6 +7,7 @@ import altair as alt
 import streamlit as st
 
 from app.commands.show import when
+from app.render import identifier
 from app.state import client, parameter
 from app.text import plain
 from auditor.errors import AuditorError
@@ -48,7 +49,8 @@ def preview(dataset_id: str) -> list[Image]:
 def look(row: DatasetRow) -> None:
     """Counts, notes and a few images of one data set."""
     st.header(plain(row.name), anchor=False)
-    st.caption(f"id {row.id}, content SHA-256 {row.content}")
+    identifier("Id", row.id)
+    identifier("SHA-256 of the content", row.content)
     for text in row.manifest["notes"]:
         st.info(plain(text))
     for text in row.manifest["warnings"]:

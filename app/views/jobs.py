@@ -5,6 +5,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from app.commands.show import duration, when
+from app.job_details import details, run_again
 from app.state import client, parameter
 from app.text import plain
 from worker.client import JobView
@@ -19,8 +20,8 @@ MARKS: dict[str, Colour] = {
 }
 
 
+# What the jobs of the Defend page link to.
 DEFEND = {"fit-defense": "Open the defense", "evaluate-defense": "Open the evaluation", "play": "Open the playground"}
-"""What the jobs of the Defend page link to."""
 
 
 def defend_address(job: JobView) -> dict[str, str]:
@@ -29,7 +30,7 @@ def defend_address(job: JobView) -> dict[str, str]:
         return {"job": job.id}
     request: Any = client().request(job.id)
     if job.kind == "play":
-        return {"defense": request.defense_id, "show": "Playground"}
+        return {"defense": request.defense_id, "show": "Playground", "play": job.id}
     return {"defense": request.defense_id, "evaluation": job.id}
 
 
@@ -47,24 +48,30 @@ def card(job: JobView, *, opened: bool) -> None:
             st.caption(plain(job.notice))
         if job.error:
             st.error(f"{plain(job.error)} {plain(job.hint)}".strip())
-        buttons = st.columns(4)
-        if not job.ended and buttons[0].button("Cancel", key=f"cancel-{job.id}"):
-            client().cancel(job.id)
-            st.rerun(scope="fragment")
-        if job.state == "succeeded" and job.kind == "audit":
-            buttons[0].page_link("views/result.py", label="Open the result", query_params={"audit": job.id})
-        if job.state == "succeeded" and job.kind == "vet":
-            buttons[0].page_link(
-                "views/models.py", label="Open the model's card", query_params={"model": str(job.model_id)}
-            )
-        if job.kind == "harden":
-            place = buttons[0] if job.ended else buttons[1]
-            place.page_link("views/harden.py", label="Open the training", query_params={"job": job.id})
-        if job.kind in DEFEND:
-            place = buttons[0] if job.ended else buttons[1]
-            place.page_link("views/defend.py", label=DEFEND[job.kind], query_params=defend_address(job))
+        with st.container(horizontal=True):
+            actions(job, opened=opened)
         if opened:
-            st.caption(f"attempts: {job.attempts}, time so far: {duration(job.seconds)}")
+            details(job)
+
+
+def actions(job: JobView, *, opened: bool) -> None:
+    """What can be done with a job, side by side as far as there is room."""
+    if job.state == "succeeded" and job.kind == "audit":
+        st.page_link("views/result.py", label="Open the result", query_params={"audit": job.id})
+    if job.state == "succeeded" and job.kind == "vet":
+        st.page_link("views/models.py", label="Open the model's card", query_params={"model": str(job.model_id)})
+    if job.kind == "harden":
+        st.page_link("views/harden.py", label="Open the training", query_params={"job": job.id})
+    if job.kind in DEFEND:
+        st.page_link("views/defend.py", label=DEFEND[job.kind], query_params=defend_address(job))
+    if not opened:
+        label = "Why it failed" if job.state == "failed" else "Details"
+        st.page_link("views/jobs.py", label=label, query_params={"job": job.id})
+    if not job.ended and st.button("Cancel", key=f"cancel-{job.id}"):
+        client().cancel(job.id)
+        st.rerun(scope="fragment")
+    if job.state in ("failed", "cancelled"):
+        run_again(job)
 
 
 @st.fragment(run_every=1.0)

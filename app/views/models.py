@@ -7,7 +7,7 @@ import streamlit as st
 
 from app import forms, lineage
 from app.commands.show import when
-from app.render import draw_block
+from app.render import draw_block, identifier
 from app.state import client, parameter
 from app.text import plain
 from auditor.architecture import ARCHITECTURES
@@ -43,7 +43,8 @@ def catalogue(rows: list[ModelRow]) -> None:
 def card(row: ModelRow) -> None:
     """What is known of one model."""
     st.header(plain(row.name), anchor=False)
-    st.caption(f"id {row.id}, weights SHA-256 {row.weights}")
+    identifier("Id", row.id)
+    identifier("SHA-256 of the weights", row.weights)
     for note in row.manifest["notes"]:
         st.info(plain(note))
     datasets = client().datasets()

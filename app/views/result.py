@@ -36,7 +36,8 @@ if not chosen:
     st.stop()
 result = audit_result(chosen)
 started = result.provenance.started[:16].replace("T", " ")
-st.caption(f"Audit {chosen[:8]}, {len(result.samples)} samples, {started} UTC")
+st.caption(f"{len(result.samples)} samples, {started} UTC")
+render.identifier("Audit", chosen)
 st.download_button(
     "Download the report",
     data=lambda: report(chosen),

@@ -11,18 +11,15 @@ st.markdown(
     "layer by layer and neuron by neuron."
 )
 models, datasets, audits = client().models(), client().datasets(), client().jobs(kind="audit")
-for column, (title, count, page, label) in zip(
-    st.columns(3),
-    (
+with st.container(horizontal=True):
+    for title, count, page, label in (
         ("Models", len(models), "views/models.py", "Add or inspect a model"),
         ("Data sets", len(datasets), "views/datasets.py", "Add or inspect a data set"),
         ("Audits", len(audits), "views/new_audit.py", "Run an audit"),
-    ),
-    strict=True,
-):
-    with column, st.container(border=True):
-        st.metric(title, count)
-        st.page_link(page, label=label)
+    ):
+        with st.container(border=True, width=260):
+            st.metric(title, count)
+            st.page_link(page, label=label)
 finished = [job for job in audits if job.state == "succeeded"]
 if finished:
     st.subheader("Finished audits")

@@ -35,18 +35,16 @@ def _method(study: DefenseStudy) -> Section:
     """What was fitted and evaluated, on what, and with what."""
     lineage, evaluation = study.lineage, study.evaluation
     learnt = (
-        f"{lineage.count} images of {lineage.dataset} (SHA-256 {lineage.dataset_sha256[:12]})"
-        if lineage.dataset
-        else "–"
+        f"{lineage.count} images of {lineage.dataset} (SHA-256 {lineage.dataset_sha256})" if lineage.dataset else "–"
     )
     rows = {
         "defenses, in the order in which an image passes them": "; ".join(
             item.describe() for item in evaluation.defenses
         ),
-        "model": f"{lineage.classifier} (SHA-256 of its stored weights {study.weights[:12] or '–'})",
+        "model": f"{lineage.classifier} (SHA-256 of its stored weights {study.weights or '–'})",
         "fitted on": learnt,
         "evaluated on": f"{len(evaluation.samples)} of {study.dataset.samples} samples of {study.dataset.name} "
-        f"(SHA-256 {study.dataset.sha256[:12]})",
+        f"(SHA-256 {study.dataset.sha256})",
         "threat model": str(evaluation.threat),
         "the defense moves an image by (root mean square)": f"{study.size:.3g}",
         **study.versions,

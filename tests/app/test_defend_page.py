@@ -237,7 +237,25 @@ def test_the_playground_queues_and_shows_one_image(world: World) -> None:
     assert "Influence of front and tail neurons" in [item.value.replace("\\", "") for item in page.subheader]
     page.segmented_control(key="play-reading").set_value("clean").run()
     assert not page.exception
-    assert link(opened("jobs"), "Open the playground") == {"defense": defense, "show": "Playground"}
+    assert link(opened("jobs"), "Open the playground") == {"defense": defense, "show": "Playground", "play": job.id}
+
+
+def test_results_of_the_playground_are_listed_and_open_again(world: World) -> None:
+    defense = kept(world)
+    first, second = (run_here(world.client, world.client.play(defense, "random", sample, PLAY)) for sample in (1, 2))
+    page = opened("defend", defense=defense, show="Playground")
+    box = page.selectbox(key=f"play-job-{defense}")
+    assert [option.split(" of ")[0] for option in box.options] == ["image 2", "image 1"]
+    assert "What was changed" not in texts(page)
+    box.set_value(first).run()
+    assert not page.exception
+    assert "What was changed" in texts(page)
+    assert page.query_params["play"] in (first, [first])
+    page = opened("defend", defense=defense, show="Playground", play=second[:8])
+    assert page.selectbox(key=f"play-job-{defense}").value == second
+    stages = world.client.played(second).stages
+    assert all(stage.name in drawn(page) for stage in stages)
+    assert "no run nobody" in texts(opened("defend", defense=defense, show="Playground", play="nobody"))
 
 
 def test_the_same_play_is_not_run_twice_and_does_not_hold_the_defense(world: World) -> None:

@@ -12,6 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from app.samples import PER_PAGE
+from app.server import MAGIC_OFF
 from auditor.analyses.neuron_exemplars import exemplars_in
 from auditor.analysis import ANALYSES
 from auditor.audit_spec import AuditSpec
@@ -32,6 +33,8 @@ def world(settings: Settings) -> World:
 
 
 def opened(view: str, **parameters: str) -> AppTest:
+    for option, value in MAGIC_OFF.items():
+        st.config.set_option(option, value)
     page = AppTest.from_file(MAIN, default_timeout=120)
     page.run()
     page.switch_page(f"views/{view}.py")

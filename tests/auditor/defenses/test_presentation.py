@@ -251,5 +251,5 @@ def test_the_report_is_one_file_that_says_all_of_it(found: DefenseStudy) -> None
     for section in study_sections(found):
         assert f'<section id="{section.key}">' in html
     assert str(found.evaluation.headline.accuracy) in html
-    assert found.lineage.dataset_sha256[:12] in html
+    assert found.lineage.dataset_sha256 in html
     assert DEFENSES.build("nip", NIP).describe() in html

@@ -1,0 +1,57 @@
+"""What opens behind a job: its id, its times, what it was asked to do, its log; and running it again."""
+
+from __future__ import annotations
+
+import json
+
+import streamlit as st
+
+from app.commands.show import duration, when
+from app.render import identifier
+from app.state import client
+from app.text import plain
+from auditor.errors import AuditorError
+from worker.client import JobView
+
+LOG_HEIGHT = 400
+
+
+def details(job: JobView) -> None:
+    """The card of one job, opened."""
+    identifier("Job id", job.id)
+    st.caption(
+        f"queued: {when(job.created)} UTC, attempts: {job.attempts}, time of the last attempt: {duration(job.seconds)}"
+    )
+    with st.expander("What it was asked to do"):
+        try:
+            request = client().request(job.id).model_dump(mode="json")
+            st.code(json.dumps(request, indent=2), language="json", height=LOG_HEIGHT)
+        except AuditorError as error:  # a plug-in that is no longer installed
+            st.caption(plain(str(error)))
+    with st.expander("Log, for operators", expanded=job.state == "failed"):
+        _log(job)
+
+
+def run_again(job: JobView) -> None:
+    """The button for a job that came to nothing."""
+    if st.button("Run again", key=f"again-{job.id}", icon=":material/replay:", help="A new job with the same request."):
+        try:
+            st.query_params["job"] = client().run_again(job.id)
+        except AuditorError as error:
+            st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
+            return
+        st.rerun()
+
+
+def _log(job: JobView) -> None:
+    text = client().job_log(job.id)
+    if text is None:
+        st.caption(
+            "No worker has started it yet." if not job.attempts
+            else f"It is not on this machine. On that of its worker it is logs/job-{job.id}.log in the home."
+        )  # fmt: skip
+        return
+    st.code(text or "It wrote nothing.", language=None, height=LOG_HEIGHT, wrap_lines=True)
+    st.download_button(
+        "Download the log", text, f"job-{job.id}.log", "text/plain", on_click="ignore", key=f"log-{job.id}"
+    )
