@@ -20,7 +20,11 @@ Multiple = Annotated[float, Field(gt=0, le=100)]
 
 
 class AuditSpec(BaseModel):
-    """What one audit runs. Same spec, same model, same data, same device: same numbers, whatever the batch size."""
+    """What one audit runs. Same spec, same model, same data, same device and threads: same numbers.
+
+    Another batch size changes no random number, since these belong to the sample; but sums end in other last bits, and a sample
+    that lies within this rounding of the boundary may get the other verdict.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -93,7 +93,7 @@ def evaluate(
     spec: DefenseSpec,
     on_progress: OnProgress = no_progress,
 ) -> DefenseEvaluation:
-    """The whole table. ``dataset`` and ``ids`` are test images, none of those that the defenses were fitted on.
+    """The whole table, on any images. Whether the defenses were fitted on some of these is not known here; ``auditor.defense_study`` flags it.
 
     Raises EvaluationError where there is no defense, or no sample.
     """

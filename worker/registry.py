@@ -1,4 +1,4 @@
-"""Models and data sets that were added: all their SQL, and how to load one for work."""
+"""Models and data sets that were added: all their SQL; ``worker.loading`` loads one for work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Auto-PGD, shared by its three forms: the step size and the momentum look after themselves."""
+"""Auto-PGD, shared by its three forms: the step size is halved where the loss does not come along; the momentum is constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses on the logits that attacks ascend; all are 0 at the decision boundary but the cross-entropy."""
+"""Losses on the logits that attacks ascend; each is 0 where the two classes that it sets against each other have equal logits."""
 
 from __future__ import annotations
 
