@@ -93,7 +93,8 @@ def evaluate(
     spec: DefenseSpec,
     on_progress: OnProgress = no_progress,
 ) -> DefenseEvaluation:
-    """The whole table, on any images. Whether the defenses were fitted on some of these is not known here; ``auditor.defense_study`` flags it.
+    """The whole table. Give it test images: whether the defenses were fitted on some of them is not known here, it is
+    ``auditor.defense_study`` that flags it.
 
     Raises EvaluationError where there is no defense, or no sample.
     """

@@ -1,4 +1,4 @@
-"""RowRandom: random numbers that belong to a sample, not to a batch, so that no result depends on the batch size; BatchRandom:
+"""RowRandom: random numbers that belong to a sample, not to a batch, so that no draw depends on the batch size; BatchRandom:
 those that belong to a batch, for training, which depends on its batches anyway."""
 
 from __future__ import annotations

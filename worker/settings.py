@@ -36,7 +36,9 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         30.0, gt=0, description="A job whose worker is not heard of for so long goes back to the queue."
     )
-    max_attempts: int = Field(3, ge=1, description="How often a job is started without getting further before it counts as failed.")
+    max_attempts: int = Field(
+        3, ge=1, description="How often a job is started without getting further before it counts as failed."
+    )
     job_seconds: float = Field(86_400.0, gt=0, description="Longest run of one job.")
     concurrency: int = Field(1, ge=1, le=64, description="Jobs that one worker runs side by side.")
     upload_limit: int = Field(4 << 30, gt=0, description="Largest file that may be added, in bytes.")

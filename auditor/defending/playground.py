@@ -163,8 +163,11 @@ def _attacked(
     on_progress: OnProgress,
 ) -> Tensor:
     """What an attack on ``target`` leaves of the image, (1, C, H, W) on the CPU, adversarial or not; the image itself where
-    ``judge`` gets it wrong already. A single run within the ball makes all its steps, so that it does not stop where it has just crossed the boundary;
-    restarts, the minimal budget and attacks without gradients end at their first success (``Attack.goes_on``)."""
+    ``judge`` gets it wrong already.
+
+    A single run within the ball makes all its steps, so that it does not stop where it has just crossed the boundary; restarts,
+    the minimal budget and attacks without gradients end at their first success (``Attack.goes_on``).
+    """
     x = dataset.images([sample])
     if int(_logits(judge, x).argmax()) != dataset.labels[sample]:
         return x
