@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import forms
 from app.commands.show import duration, when
+from app.job_details import failure
 from app.render import identifier
 from app.state import choose_row, client, parameter
 from app.text import plain
@@ -89,7 +90,7 @@ def under_way() -> None:
             elif job.state == "succeeded":
                 st.info("The defense that this job prepared was deleted.")
             else:
-                st.error(f"{plain(job.title)}: {job.state}. {plain(job.error)} {plain(job.hint)}".strip())
+                failure(job, f"{job.title}:")
 
 
 @st.fragment(run_every=1.5)

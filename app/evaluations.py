@@ -8,6 +8,7 @@ import streamlit as st
 
 from app import forms, render
 from app.commands.show import duration, rate, when
+from app.job_details import failure
 from app.playground import threat_form
 from app.state import client, defense_report, defense_sections, parameter
 from app.text import plain
@@ -42,7 +43,7 @@ def evaluations(view: DefenseView) -> None:
     if not job.ended:
         _live(job_id)
     elif job.state != "succeeded":
-        st.error(f"The evaluation is {job.state}. {plain(job.error)} {plain(job.hint)}".strip())
+        failure(job, "The evaluation has no result.")
     else:
         st.download_button(
             "Download the report", data=lambda: defense_report(job_id), file_name=f"defense-{job_id[:8]}.html",

@@ -32,6 +32,13 @@ def details(job: JobView) -> None:
         _log(job)
 
 
+def failure(job: JobView, before: str = "") -> None:
+    """Why a job has no result, and the way to its log and to running it again."""
+    said = f"{job.error} {job.hint}".strip() or f"It was {job.state}."
+    st.error(plain(f"{before} {said}".strip()))
+    st.page_link("views/jobs.py", label="Open the job: its log, run again", query_params={"job": job.id})
+
+
 def run_again(job: JobView) -> None:
     """The button for a job that came to nothing."""
     if st.button("Run again", key=f"again-{job.id}", icon=":material/replay:", help="A new job with the same request."):

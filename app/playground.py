@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import forms, render
 from app.commands.show import when
+from app.job_details import failure
 from app.state import client, parameter, played
 from app.text import plain
 from auditor.attack import ATTACKS
@@ -147,8 +148,7 @@ def _outcome(job_id: str) -> None:
         _live(job_id)
         return
     if job.state != "succeeded":
-        st.error(f"{plain(job.error) or job.state} {plain(job.hint)}".strip())
-        st.page_link("views/jobs.py", label="Open the job", query_params={"job": job.id})
+        failure(job)
         return
     names = client().dataset(str(job.dataset_id)).manifest["class_names"]
     reading = st.segmented_control(

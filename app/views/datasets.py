@@ -49,8 +49,9 @@ def preview(dataset_id: str) -> list[Image]:
 def look(row: DatasetRow) -> None:
     """Counts, notes and a few images of one data set."""
     st.header(plain(row.name), anchor=False)
-    identifier("Id", row.id)
-    identifier("SHA-256 of the content", row.content)
+    with st.expander("Id and hash"):
+        identifier("Id", row.id)
+        identifier("SHA-256 of the content", row.content)
     for text in row.manifest["notes"]:
         st.info(plain(text))
     for text in row.manifest["warnings"]:

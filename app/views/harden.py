@@ -7,6 +7,7 @@ import streamlit as st
 
 from app import forms, lineage, render
 from app.commands.show import duration, when
+from app.job_details import failure
 from app.state import choose_row, client, parameter
 from app.text import plain
 from auditor.audit_spec import AuditSpec
@@ -127,8 +128,8 @@ def draw(blocks: Sequence[AnyBlock], key: str) -> None:
 
 def ended(job: JobView) -> None:
     """What came of a training."""
-    if job.error:
-        st.error(f"{plain(job.error)} {plain(job.hint)}".strip())
+    if job.error or job.state == "failed":
+        failure(job)
     if not job.summary:
         st.info("The training left no model." if job.state == "cancelled" else "The training has no result.")
         return

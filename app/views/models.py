@@ -7,6 +7,7 @@ import streamlit as st
 
 from app import forms, lineage
 from app.commands.show import when
+from app.job_details import failure
 from app.render import draw_block, identifier
 from app.state import client, parameter
 from app.text import plain
@@ -43,8 +44,9 @@ def catalogue(rows: list[ModelRow]) -> None:
 def card(row: ModelRow) -> None:
     """What is known of one model."""
     st.header(plain(row.name), anchor=False)
-    identifier("Id", row.id)
-    identifier("SHA-256 of the weights", row.weights)
+    with st.expander("Id and hash"):
+        identifier("Id", row.id)
+        identifier("SHA-256 of the weights", row.weights)
     for note in row.manifest["notes"]:
         st.info(plain(note))
     datasets = client().datasets()
@@ -73,7 +75,7 @@ def vetting(row: ModelRow) -> None:
     elif job.state == "succeeded":
         vetted(client().card(job.id))
     elif job.state == "failed":
-        st.error(f"{plain(job.error)} {plain(job.hint)}".strip())
+        failure(job)
     else:
         progress(job)
 

@@ -20,7 +20,7 @@ MANY = 40  # from so many layers on, the map begins with modules
 
 def choose_measure(measures: dict[str, NeuronMeasure]) -> NeuronMeasure:
     """What colours the map, and on which kind of layers."""
-    left, middle, right = st.columns([2, 2, 1], vertical_alignment="bottom")
+    left, middle, right = st.columns([4, 4, 3], vertical_alignment="bottom")
     keys = list(measures)
     first = next((keys.index(name) for name in keys if name.startswith(NeuronSensitivity.kind_name())), 0)
     key = left.selectbox(

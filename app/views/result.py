@@ -37,7 +37,10 @@ if not chosen:
 result = audit_result(chosen)
 started = result.provenance.started[:16].replace("T", " ")
 st.caption(f"{len(result.samples)} samples, {started} UTC")
-render.identifier("Audit", chosen)
+with st.expander("Id and hashes"):
+    render.identifier("Audit", chosen)
+    render.identifier("SHA-256 of the model", result.provenance.model.sha256)
+    render.identifier("SHA-256 of the data set", result.provenance.dataset.sha256)
 st.download_button(
     "Download the report",
     data=lambda: report(chosen),
