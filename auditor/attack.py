@@ -27,7 +27,9 @@ class Rows:
     counters; ``level``: how many radii were tried before (all int64, (B,)). ``x``, ``x_adv``: float, (B, C, H, W).
     ``best``: the closest adversarial image that the model was asked about, with its logits and its distance (inf where
     there is none). ``epsilon``: the radius; ``low`` and ``high``: where the search for the smallest radius stands, (B,).
-    ``memory``: the attack's own tensors, by name; it may add and replace entries.
+    ``memory``: the attack's own tensors, by name; it may add and replace entries. Where draws judge (see
+    ``auditor.harness.judged_run``): ``peak``, the image of this run that came closest to what the attacker wants, with its
+    margin; ``kept``, the image chosen of all runs, with the share of draws that it was chosen by; else None.
     """
 
     position: NDArray[np.int64]
@@ -47,6 +49,10 @@ class Rows:
     norm: Norm
     seed: int
     memory: dict[str, Tensor] = field(default_factory=dict)
+    peak: Tensor | None = None
+    peak_margin: Tensor | None = None
+    kept: Tensor | None = None
+    kept_share: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.position)
@@ -173,6 +179,15 @@ class Attack(Capability):
     def runs(self) -> int:
         """Independent runs per image; one success is enough."""
         return 1
+
+    @property
+    def averages(self) -> int:
+        """Answers of a model that answers at random which it averages of itself for one gradient."""
+        return 1
+
+    def plain(self) -> Attack:
+        """The same attack without averages of its own, for a model whose answers are averaged already."""
+        return self
 
     @property
     def single(self) -> bool:

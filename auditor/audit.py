@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -29,10 +30,11 @@ from auditor.gallery import Gallery, draw
 from auditor.harness.outcome import Finished
 from auditor.inquiry import Inquiry
 from auditor.plan import check_budget, norms, plan, points
-from auditor.preflight import known_images
+from auditor.preflight import drawn, fixed_draw, known_images, one_draw, unrepeatable
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.provenance import device_name, revision, versions
-from auditor.records import AttackRecord, CorruptionRecord, known_fooled
+from auditor.randomness import derive_seed, seeded
+from auditor.records import AttackRecord, CorruptionRecord, known_fooled, worst_case
 from auditor.result import AuditResult, DatasetFacts, ModelFacts, Provenance, SampleTable
 from auditor.strength import settled
 from auditor.threat import ThreatModel
@@ -42,6 +44,9 @@ from auditor.vet import check_fit, count_parameters
 
 DOUBLINGS = 5
 """How often epsilon is doubled, at most, to see the curve reach 0."""
+
+PROBED = 16
+"""Images on which it is found out whether the model answers at random."""
 
 PASS_PIXELS, SMALLEST_PASS, LARGEST_PASS = 400_000, 8, 512
 """By default a pass takes as many images as have 400,000 values (130 of CIFAR's size), within these bounds."""
@@ -99,9 +104,10 @@ class _Audit:
     ) -> AuditResult:
         began, started = time.perf_counter(), datetime.now(UTC)
         self.flags += known_images(self.dataset, trained_on)
-        for stage, weight in plan(self.spec, len(self.ids)).items():
+        self._preflight()
+        for stage, weight in plan(self.spec, len(self.ids), random=self.classifier.random).items():
             self.progress.add(stage, weight)
-        self.check_budget = check_budget(self.spec, len(self.ids))
+        self.check_budget = check_budget(self.spec, len(self.ids), random=self.classifier.random)
         clean = self._clean()
         self._checks(preflight=True)
         galleries = self._headlines()
@@ -144,16 +150,24 @@ class _Audit:
             )
         return np.sort(order[: self.spec.samples])
 
+    def _preflight(self) -> None:
+        """A model that answers at random is known before anything is measured; every draw then follows from the seed."""
+        images = self.dataset.images(self.ids[:PROBED]).to(self.classifier.device, self.classifier.dtype)
+        self.classifier = drawn(self.classifier, images, self.spec.seed, self.spec.draws)
+        self.flags += unrepeatable(self.classifier, images)
+
     def _clean(self) -> CleanPass:
         with self.progress.stage("clean"):
             clean = clean_pass(
                 self.classifier, self.dataset, self.ids, batch_size=self.batch_size, on_progress=self.progress
             )
+        self.clean = clean
         self.criterion = self.spec.goal.criterion(self.labels, clean.logits, self.ids.tolist(), self.spec.seed)
         self.flags += without_answer(self.dataset, self.ids, clean.answered, clean.images)
         self.correct, self.answered, self.images = (
             clean.prediction == self.labels.numpy(), clean.answered, clean.images,
         )  # fmt: skip
+        self.ever_right = self.correct if clean.right is None else self.correct | (clean.right > 0)
         self.inquiry = self._inquiry()
         return clean
 
@@ -164,7 +178,7 @@ class _Audit:
             for attack in self.spec.attacks_for(threat):
                 gallery = Gallery(self.spec.gallery) if threat == self.spec.threats[0] else None
                 with self.progress.stage(("headline", threat, attack)):
-                    self._attack(attack, threat, "headline", np.flatnonzero(self.correct), gallery)
+                    self._attack(attack, threat, "headline", np.flatnonzero(self.ever_right), gallery)
                 galleries += [gallery] if gallery is not None else []
         return galleries
 
@@ -184,15 +198,20 @@ class _Audit:
         """Further points, each of twice the epsilon, until nothing stands; gradients that hide show here."""
         whole = last.norm.largest(self.dataset.shape)
         for _ in range(DOUBLINGS if self.spec.curve_to_zero else 0):
-            if last.epsilon >= whole or not (self.correct & ~known_fooled(self.records, last, len(self.ids))).any():
+            if last.epsilon >= whole or not (self._right(last) >= 0.5).any():
                 return
             last = last.model_copy(update={"epsilon": min(2 * last.epsilon, whole)})
             for attack in self.spec.attacks_for(last):
                 self._attack_standing(attack, last)
 
     def _attack_standing(self, attack: Attack, point: ThreatModel) -> None:
-        standing = self.correct & ~known_fooled(self.records, point, len(self.ids))
-        self._attack(attack, point, "curve", np.flatnonzero(standing), None)
+        self._attack(attack, point, "curve", np.flatnonzero(self._right(point) > 0), None)
+
+    def _right(self, point: ThreatModel) -> NDArray[np.float64]:
+        """How right each sample is within this threat model so far, (N,): 0 or 1, or the share of the draws that are right."""
+        if self.clean.right is None or self.clean.chosen is None:
+            return (self.correct & ~known_fooled(self.records, point, len(self.ids))).astype(np.float64)
+        return worst_case(self.records, point, self.clean.right, self.clean.chosen).right
 
     def _attack(
         self,
@@ -262,15 +281,16 @@ class _Audit:
             )
         classes = np.where(self.images, seen.prediction, NO_CLASS)  # a pixel that is NaN has no corrupted form
         return CorruptionRecord(
-            corruption=corruption, predictions=classes.tolist(), seconds=time.perf_counter() - began
-        )
+            corruption=corruption, predictions=classes.tolist(), seconds=time.perf_counter() - began,
+            right=None if seen.right is None else np.where(self.images, seen.right, 0.0).tolist(),
+        )  # fmt: skip
 
     def _analyses(self) -> tuple[Finding, ...]:
         if not self.spec.analyses:
             return ()
         attack, threat = self.spec.analysis_attack, self.spec.threats[0]
-        drawn = np.random.default_rng(self.spec.seed).permutation(len(self.ids))
-        chosen = np.sort(drawn[self.answered[drawn]][: self.spec.analysis_samples])
+        order = np.random.default_rng(self.spec.seed).permutation(len(self.ids))
+        chosen = np.sort(order[self.answered[order]][: self.spec.analysis_samples])
         with tempfile.TemporaryDirectory(prefix="auditor-") as folder:
             with self.progress.stage("pairs"):
                 pairs = self._pairs(chosen, Path(folder))
@@ -287,14 +307,22 @@ class _Audit:
                 )
             made = f"{attack.display_title()} with all its steps on every sample, {threat}, {self.spec.goal}"
             subject = Subject(
-                self.classifier, pairs, self.dataset, self.ids[chosen], threat, self.spec.attacks_for(threat), made,
+                fixed_draw(self.classifier), pairs, self.dataset, self.ids[chosen], threat, self.spec.attacks_for(threat), made,
                 self.spec.seed, self.batch_size, Path(folder), self.progress,
             )  # fmt: skip
             findings = []
-            for analysis in self.spec.analyses:
-                with self.progress.stage(analysis):
-                    findings.append(measured(analysis, subject))
+            with self._one_draw():
+                for analysis in self.spec.analyses:
+                    with self.progress.stage(analysis):
+                        findings.append(measured(analysis, subject))
+        self.flags += one_draw(self.classifier)
         return tuple(findings)
+
+    def _one_draw(self) -> AbstractContextManager[None]:
+        """Where a network draws random numbers outside of a pass that seeds them: they follow from the seed, too."""
+        if not self.classifier.random:
+            return nullcontext()
+        return seeded(derive_seed(self.spec.seed, "analyses"), self.classifier.device)
 
     def _pairs(self, chosen: NDArray[np.int64], folder: Path) -> StoredPairs:
         return make_pairs(
@@ -318,6 +346,8 @@ class _Audit:
             labels=self.labels.tolist(),
             predictions=clean.prediction.tolist(),
             confidence=clean.confidence.tolist(),
+            right=None if clean.right is None else clean.right.tolist(),
+            chosen=None if clean.chosen is None else clean.chosen.tolist(),
         )
 
     def _provenance(

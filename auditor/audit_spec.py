@@ -13,6 +13,7 @@ from auditor.capability import MemberOf
 from auditor.check import CHECKS, Check
 from auditor.corruption import CORRUPTIONS, Corruption
 from auditor.criterion import Goal, Untargeted
+from auditor.drawing import DRAWS
 from auditor.errors import SpecError
 from auditor.threat import ThreatModel
 
@@ -23,7 +24,8 @@ class AuditSpec(BaseModel):
     """What one audit runs. Same spec, same model, same data, same device and threads: same numbers.
 
     Another batch size changes no random number, since these belong to the sample; but sums end in other last bits, and a sample
-    that lies within this rounding of the boundary may get the other verdict.
+    that lies within this rounding of the boundary may get the other verdict. Only a network that draws random numbers itself
+    draws them for a batch: its numbers are the same for the same batch size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -84,6 +86,13 @@ class AuditSpec(BaseModel):
         "empty for all.",
     )
     gallery: int = Field(12, ge=0, le=48, description="Samples to show as pictures.")
+    draws: int = Field(
+        DRAWS,
+        ge=1,
+        le=1000,
+        description="For a model that answers at random: attacks average over so many draws of each answer, and each image is "
+        "judged by as many fresh ones. Every pass takes so many times as long; other models are not affected.",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of every random choice.")
     batch_size: int | None = Field(None, ge=1, le=65_536, description="Images per pass; empty to choose by image size.")
     device: Literal["auto", "cpu", "cuda"] = Field(

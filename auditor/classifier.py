@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from auditor.drawing import DRAWS, Sampling, View
 from auditor.errors import EvaluationError, MismatchError, SpecError
 
 ChannelOrder = Literal["RGB", "BGR"]
@@ -134,6 +136,7 @@ class Classifier(nn.Module):
         self.class_names = tuple(class_names) if class_names is not None else None
         self.normalize = Normalize(normalization, input_shape[0])
         self.network = network
+        self.sampling: Sampling | None = None
         self.requires_grad_(False)
         self.eval()
 
@@ -157,8 +160,41 @@ class Classifier(nn.Module):
                 "Use a data set of that size, or declare the model's input size.",
             )
 
+    @property
+    def random(self) -> bool:
+        """Whether its answers differ from draw to draw; a network that does is known by ``auditor.preflight.drawn``."""
+        return self.sampling is not None
+
+    @property
+    def draws(self) -> int:
+        """Draws that are averaged for one answer."""
+        return self.sampling.draws if self.sampling is not None else 1
+
+    @property
+    def usual_draws(self) -> int:
+        """Draws that attacks average over, and that judge an image, unless told otherwise."""
+        return self.sampling.usual if self.sampling is not None else DRAWS
+
+    def seen(self, view: View) -> Classifier:
+        """The same model, looked at in another way; an attacker's view draws random numbers of his own."""
+        return self.sampled(self.sampling.seen(view)) if self.sampling is not None else self
+
+    def redrawn(self, *key: object) -> Classifier:
+        """The same model with random numbers of its own for this key; itself where nothing is random."""
+        return self.sampled(self.sampling.redrawn(*key)) if self.sampling is not None else self
+
+    def sampled(self, sampling: Sampling | None) -> Classifier:
+        """The same network (shared, not copied), its random numbers from this source."""
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.sampling = sampling
+        return other
+
     def forward(self, x: Tensor) -> Tensor:
         self.expect(x)
+        return self._answer(x) if self.sampling is None else self.sampling.answer(self._answer, x)
+
+    def _answer(self, x: Tensor) -> Tensor:
         logits = self.network(self.normalize(x))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != self.num_classes:
             came = _shape(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
@@ -188,6 +224,7 @@ class Classifier(nn.Module):
             class_names=self.class_names,
             name=self.name,
         )
+        other.sampling = self.sampling
         return other.to(self.device, self.dtype)
 
     def logits(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from auditor.analysis import keyed, section_of, sections_of
 from auditor.errors import MismatchError
-from auditor.metrics import PairedDifference, Rate, paired_difference
+from auditor.metrics import PairedDifference, Rate, paired_difference, paired_means
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text, apart
 from auditor.report.charts import OVERLAYING, domain_of
 from auditor.report.sections.curve import curve_options, curve_rows
@@ -79,17 +79,23 @@ def _differences(
     if withheld:
         text = f"Not established: the robust accuracy of {' and '.join(withheld)} is withheld, for a severe doubt."
         blocks.append(Text(text=text, tone="bad"))
-    rows = [_row("clean accuracy", first.samples.correct[pick_first], second.samples.correct[pick_second])]
+    either = first.random or second.random
+    vote = ", majority vote" if either else ""
+    rows = [_row(f"clean accuracy{vote}", first.samples.correct[pick_first], second.samples.correct[pick_second])]
+    rows += [_mean_row("clean accuracy", first.clean_right[pick_first], second.clean_right[pick_second])] * either
     for threat in shared if not withheld else ():
-        rows.append(
-            _row(f"robust accuracy, {threat}", first.robust(threat)[pick_first], second.robust(threat)[pick_second])
-        )
+        pair = first.robust(threat)[pick_first], second.robust(threat)[pick_second]
+        rows.append(_row(f"robust accuracy, {threat}{vote}", *pair))
+        if either:
+            means = first.held(threat)[pick_first], second.held(threat)[pick_second]
+            rows.append(_mean_row(f"robust accuracy, {threat}", *means))
     blocks.append(
         Table(
             columns=_columns(names),
             rows=tuple(rows),
             caption=f"n = {n}. Difference: second minus first, in points, with the paired interval of Agresti and Min. 'Only' "
-            "counts the samples that one model gets right (or keeps right) and the other does not. p: exact McNemar test.",
+            "counts the samples that one model gets right (or keeps right) and the other does not. p: exact McNemar test."
+            + (" Means over draws: the interval and p of the paired t test over the samples." if either else ""),
         )
     )
     return Section(key="differences", title="What differs", blocks=tuple(blocks))
@@ -146,6 +152,18 @@ def _row(what: str, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> dict
         "only_first": difference.only_a,
         "only_second": difference.only_b,
         "p": f"{difference.p:.2g}" if difference.p >= 0.0001 else "< 0.0001",
+    }
+
+
+def _mean_row(what: str, first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, Any]:
+    """How right each sample is, where a model answers at random: shares of draws, compared by their means."""
+    change = paired_means(first, second)
+    return {
+        "what": f"{what}, mean over draws",
+        "first": str(Rate.mean(first)),
+        "second": str(Rate.mean(second)),
+        "difference": f"{100 * change.value:+.1f} [{100 * change.low:+.1f}, {100 * change.high:+.1f}]",
+        "p": f"{change.p:.2g}" if change.p >= 0.0001 else "< 0.0001",
     }
 
 
@@ -251,6 +269,6 @@ def _facts(audit: AuditResult) -> dict[str, str]:
         "revision": source.revision,
         "doubts": "; ".join(flag.message for flag in audit.flags) or "none",
     }
-    for name, value in audit.spec.model_dump(mode="json").items():
+    for name, value in audit.spec.model_dump(mode="json", exclude=None if audit.random else {"draws"}).items():
         facts[name.replace("_", " ")] = str(value)
     return facts

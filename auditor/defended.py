@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,26 +12,11 @@ import torch
 from torch import Tensor
 
 from auditor.classifier import Classifier, Normalization
+from auditor.drawing import View, averaged, image_keys
 from auditor.randomness import RowRandom, derive_seed
 
 if TYPE_CHECKING:
     from auditor.defense import Defense, State
-
-
-@dataclass(frozen=True)
-class View:
-    """How a defended model is looked at.
-
-    ``adaptive``: backwards with the approximations that the defense declares; else its true derivative, or none. ``draws``:
-    random draws to average per answer; 0 for as many as are deployed. ``nearest``: candidates to look at, for a defense that
-    picks one of several: their mean probability, or, with ``against`` given, the answer of the one that is surest of this
-    class, so that all must be fooled.
-    """
-
-    adaptive: bool = False
-    draws: int = 0
-    nearest: int = 1
-    against: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,25 +35,12 @@ class Passing:
         return RowRandom(self.seed, "defense", [(key, self.draw) for key in image_keys(self.images)])
 
 
-def averaged(answers: Sequence[Tensor]) -> Tensor:
-    """Logits of the mean probability of several answers, (B, K) each; a single one stays as it is."""
-    if len(answers) == 1:
-        return answers[0]
-    return torch.stack([answer.log_softmax(1) for answer in answers]).logsumexp(0) - math.log(len(answers))
-
-
 def surest(answers: Sequence[Tensor], wanted: int) -> Tensor:
     """For each row the answer, of several (B, K), whose margin in favour of one class is largest: all of them must be fooled."""
     stacked = torch.stack(list(answers))
     others = stacked.index_fill(2, torch.tensor([wanted], device=stacked.device), -torch.inf).amax(2)
     hardest = (stacked[:, :, wanted] - others).argmax(0)
     return stacked.gather(0, hardest.view(1, -1, 1).expand(1, -1, stacked.shape[2])).squeeze(0)
-
-
-def image_keys(x: Tensor) -> list[int]:
-    """A number for each image, from its float32 bytes."""
-    rows = x.detach().float().cpu().contiguous().numpy()
-    return [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=7).digest(), "big") for row in rows]
 
 
 class DefendedClassifier(Classifier):
@@ -104,7 +74,7 @@ class DefendedClassifier(Classifier):
     @property
     def random(self) -> bool:
         """Whether it, or what lies behind it, draws random numbers."""
-        return self.defense.random or (isinstance(self.inner, DefendedClassifier) and self.inner.random)
+        return self.defense.random or self.inner.random
 
     @property
     def draws(self) -> int:
@@ -125,12 +95,14 @@ class DefendedClassifier(Classifier):
 
         Several random defenses in a row: the draws are those of the first one, since it gives the others new images.
         """
-        behind = self.inner
-        if isinstance(behind, DefendedClassifier):
-            once = view.draws and self.defense.random
-            behind = behind.seen(View(view.adaptive, 1 if once else view.draws, view.nearest, view.against))
+        once = view.draws and self.defense.random
+        behind = self.inner.seen(View(view.adaptive, 1 if once else view.draws, view.nearest, view.against))
         seed = derive_seed(self.seed, "attacker") if view.adaptive else self.seed
         return DefendedClassifier(behind, self.defense, self._state, seed=seed, view=view)
+
+    def redrawn(self, *key: object) -> DefendedClassifier:
+        inner, seed = self.inner.redrawn(*key), derive_seed(self.seed, *key)
+        return DefendedClassifier(inner, self.defense, self._state, seed=seed, view=self.view)
 
     def around(self, inner: Classifier) -> DefendedClassifier:
         """The same defense, in the same view, around another copy of what lies behind it."""

@@ -15,7 +15,9 @@ from torch import Tensor
 from auditor.capability import Capability, Catalog
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier, Passing, View
+from auditor.defended import DefendedClassifier, Passing
+from auditor.drawing import View
+from auditor.preflight import drawn
 from auditor.progress import OnProgress, no_progress, part_of
 
 Backward = Literal["exact", "identity"]
@@ -35,6 +37,9 @@ class State:
 
 
 NOTHING = State()
+
+PROBED = 16
+"""Images on which it is found out whether a network answers at random."""
 
 
 class Defense(Capability):
@@ -145,7 +150,8 @@ def fit_stack(
     Each is fitted on clean training images for what lies behind it: the network and the defenses after it.
     """
     states: list[State] = []
-    behind = classifier
+    few = dataset.images(ids[:PROBED]).to(classifier.device, classifier.dtype)
+    behind = drawn(classifier, few, seed)
     for done, defense in enumerate(reversed(defenses)):
         report = part_of(on_progress, done / len(defenses), (done + 1) / len(defenses))
         defense.check(behind)

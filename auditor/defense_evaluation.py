@@ -18,25 +18,29 @@ from auditor.attack import ATTACKS, BUDGETS, Attack, Budget
 from auditor.capability import MemberOf
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier, View
+from auditor.defended import DefendedClassifier
 from auditor.defending.bench import Bench, Found, row
 from auditor.defending.cost import costs
 from auditor.defending.flags import doubts
 from auditor.defending.metrics import leading_in_common, mean_of_finite, psnr
 from auditor.defending.table import DefenseEvaluation, Distances, Reproduction, RobustRow, StaticRow
 from auditor.defense import Defense, State, defended
+from auditor.drawing import View
 from auditor.errors import EvaluationError
 from auditor.evaluation import CleanPass, clean_pass
 from auditor.metrics import Rate
 from auditor.nip.adaptive import InfluenceAttack
 from auditor.nip.pool import CandidateDefense
 from auditor.nip.published import PublishedCode, label
+from auditor.preflight import drawn, unrepeatable
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.threat import Norm, ThreatModel
 from auditor.unanswered import without_answer
 
 LEADING = 5
 """Neurons that TKNC compares."""
+PROBED = 16
+"""Images on which it is found out whether the network itself answers at random."""
 SHOWN = 32
 """Images that the doubts about gradients look at."""
 
@@ -100,9 +104,11 @@ def evaluate(
     """
     if not defenses or len(ids) == 0:
         raise EvaluationError(f"Expected a defense and samples, got {len(defenses)} and {len(ids)}.")
+    few = dataset.images(ids[:PROBED]).to(classifier.device, classifier.dtype)
+    classifier = drawn(classifier, few, spec.seed, spec.draws)
     model = cast(DefendedClassifier, defended(classifier, defenses, states, seed=spec.seed))
     progress = StagedProgress(on_progress)
-    bench = Bench(dataset, ids, spec.threat, spec.seed, spec.batch_size, progress)
+    bench = Bench(dataset, ids, spec.threat, spec.seed, spec.batch_size, progress, spec.draws)
     run = _Run(classifier, model, bench, spec)
     tables = _Tables()
     jobs = run.jobs(tables)
@@ -115,13 +121,14 @@ def evaluate(
     images = bench.x[torch.from_numpy(run.answered)][:SHOWN].to(model.device, model.dtype)
     return DefenseEvaluation(
         defenses=tuple(defenses), facts=tuple(dict(state.facts) for state in states), threat=spec.threat, seed=spec.seed,
-        samples=ids.tolist(), benign_undefended=Rate.of(run.plain_right), benign=Rate.of(run.right),
+        samples=ids.tolist(), benign_undefended=run.plain_right.accuracy, benign=run.right.accuracy,
         undefended=tuple(tables.undefended), static=tuple(tables.static), robust=tuple(tables.robust),
         reproductions=tuple(tables.reproductions), seconds_per_1000=1000 * run.seconds / len(ids),
         seconds_per_1000_undefended=1000 * run.plain_seconds / len(ids),
         flags=(
             *without_answer(dataset, ids, run.answered, run.seen[0].images),
-            *doubts(model, images, tables.robust, tables.static),
+            *unrepeatable(classifier, few),
+            *doubts(model, images, tables.robust, tables.static, spec.draws),
         ),
     )  # fmt: skip
 
@@ -151,7 +158,7 @@ class _Run:
         """The network, alone and defended, on the clean images."""
         bench = self.bench
         alone, behind = (
-            clean_pass(model, bench.dataset, bench.ids, batch_size=bench.batch_size)
+            clean_pass(model, bench.dataset, bench.ids, batch_size=bench.batch_size, draws=1)
             for model in (self.classifier, self.model)
         )
         return alone, behind
@@ -195,23 +202,22 @@ class _Run:
         """Through the defense. What fools the view fools the model, too, where nothing is random and the view is the model's own
         or asks that all its candidates be fooled."""
         sure = view.view.nearest == 1 or view.view.against is not None
-        if sure and not self.model.random:
-            return self.bench.attacked(view, attack, positions)
-        return self.bench.hunted(view, self.model, attack, positions)
+        judge = None if sure and not self.model.random else self.model
+        return self.bench.attacked(view, attack, positions, judge=judge)
 
     def _undefended(self, attack: Attack) -> RobustRow:
-        found = self.bench.attacked(self.classifier, attack, np.flatnonzero(self.plain_right))
+        found = self.bench.attacked(self.classifier, attack, np.flatnonzero(self.plain_right.ever))
         held = self.bench.held(self.classifier, self.plain_right, found)
         return row(attack.display_title(), "white box", self.plain_right, held, found)
 
     def _white_box(self, attack: Attack, nearest: int = 1) -> RobustRow:
-        found = self._attacked(self._view(nearest), attack, np.flatnonzero(self.right))
+        found = self._attacked(self._view(nearest), attack, np.flatnonzero(self.right.ever))
         how = "through the defense" if nearest == 1 else f"mean of {nearest} nearest candidates"
         name = f"{attack.display_title()}, {how}"
         return row(name, "white box", self.right, self.bench.held(self.model, self.right, found), found)
 
     def _black_box(self, attack: Attack) -> RobustRow:
-        found = self.bench.attacked(self.model, attack, np.flatnonzero(self.right))
+        found = self.bench.attacked(self.model, attack, np.flatnonzero(self.right.ever))
         held = self.bench.held(self.model, self.right, found)
         return row(attack.display_title(), "black box", self.right, held, found)
 
@@ -220,10 +226,10 @@ class _Run:
         labels = self.bench.labels.numpy()
         parts = [
             self._attacked(
-                self._view(self.spec.nearest, wanted), attack, np.flatnonzero(self.right & (labels == wanted))
+                self._view(self.spec.nearest, wanted), attack, np.flatnonzero(self.right.ever & (labels == wanted))
             )
-            for wanted in sorted(set(labels[self.right].tolist()))
-        ] or [self.bench.attacked(self.model, attack, np.flatnonzero(self.right))]
+            for wanted in sorted(set(labels[self.right.ever].tolist()))
+        ] or [self.bench.attacked(self.model, attack, np.flatnonzero(self.right.ever))]
         images, seconds = torch.cat([part.x_adv for part in parts]), sum(part.seconds for part in parts)
         joined = (np.concatenate(item) for item in zip(*((p[0], *p[2:5]) for p in parts), strict=True))
         positions, distance, fooled, adversarial = joined
@@ -235,7 +241,7 @@ class _Run:
         key = (attack.describe(), budget)
         if key not in self.found:
             wanted = attack.model_copy(update={"budget": budget})
-            self.found[key] = self.bench.static(self.classifier, wanted, np.flatnonzero(self.plain_right))
+            self.found[key] = self.bench.static(self.classifier, wanted, np.flatnonzero(self.plain_right.ever))
         return self.found[key]
 
     def _static(self, tables: _Tables, attack: Attack, budget: Budget) -> None:
@@ -246,7 +252,7 @@ class _Run:
         clean, got = bench.clean(positions), self._got(x_adv)
         tables.static.append(
             StaticRow(
-                attack=attack, budget=budget, success=Rate.of(bench.right(self.model, x_adv, positions)),
+                attack=attack, budget=budget, success=bench.judged(self.model, x_adv, positions).accuracy,
                 distances=Distances.of(found.distance[chosen]), quality=mean_of_finite(psnr(got, clean)),
                 quality_literal=mean_of_finite(psnr(got, clean, literal=True)),
                 consistency=self._consistency(clean, got), consistency_undefended=self._consistency(clean, x_adv),
@@ -292,7 +298,7 @@ class _Run:
         return row(f"SAA by {attack.display_title()}", "influence", self.right, held, second, within=False)
 
     def _influence(self, attack: InfluenceAttack) -> RobustRow:
-        positions, bench = np.flatnonzero(self.right), self.bench
+        positions, bench = np.flatnonzero(self.right.ever), self.bench
         began = time.perf_counter()
 
         def made(x: Tensor, labels: Tensor) -> Tensor:

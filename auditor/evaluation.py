@@ -14,9 +14,13 @@ from auditor.attack import Attack, Ensemble
 from auditor.classifier import Classifier, answered, predicted
 from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
+from auditor.drawing import View
 from auditor.errors import SpecError
 from auditor.harness.attack_run import AttackRun
+from auditor.harness.judged_run import JudgedRun
+from auditor.harness.jury import Jury
 from auditor.harness.outcome import Finished, Outcome
+from auditor.harness.query import usable
 from auditor.progress import OnProgress, no_progress
 from auditor.threat import ThreatModel
 
@@ -26,6 +30,8 @@ class CleanPass(NamedTuple):
 
     ``answered`` (bool, (N,)): the logits are finite. Where they are not, zeros stand for them, and the class is NO_CLASS.
     ``images`` (bool, (N,)): the pixels are finite.
+    Of a model that answers at random, the class that most draws gave, the logits of the mean probability, and: ``right``, the
+    share of the draws that gave the label, (N,); ``chosen``, the same of other draws (see ``auditor.harness.jury``).
     """
 
     logits: Tensor
@@ -33,6 +39,8 @@ class CleanPass(NamedTuple):
     confidence: NDArray[np.float64]
     answered: NDArray[np.bool_]
     images: NDArray[np.bool_]
+    right: NDArray[np.float64] | None = None
+    chosen: NDArray[np.float64] | None = None
 
 
 def clean_pass(
@@ -41,9 +49,17 @@ def clean_pass(
     ids: NDArray[np.int64],
     *,
     batch_size: int,
+    draws: int | None = None,
     on_progress: OnProgress = no_progress,
 ) -> CleanPass:
-    """One forward pass over the unperturbed images."""
+    """One forward pass over the unperturbed images.
+
+    A model that answers at random is asked twice ``draws`` times (default: as usual for it).
+    """
+    if classifier.random:
+        return _drawn_pass(
+            classifier, dataset, ids, Jury(classifier, draws or classifier.usual_draws, batch_size), on_progress
+        )
     # Written into one tensor: small ones that stay, between batches that go, would leave the memory in pieces.
     logits = torch.empty(len(ids), classifier.num_classes, dtype=classifier.dtype)
     images = np.ones(len(ids), bool)
@@ -60,6 +76,30 @@ def clean_pass(
     return CleanPass(logits, classes.numpy(), confidence.double().numpy(), finite.numpy(), images)
 
 
+def _drawn_pass(
+    classifier: Classifier, dataset: ImageDataset, ids: NDArray[np.int64], jury: Jury, on_progress: OnProgress
+) -> CleanPass:
+    """As many first and as many fresh draws as a jury has; ``answered``: in all of the fresh ones."""
+    parts, done = [], 0
+    for batch in dataset.batches(ids, jury.batch_size):
+        images, labels = batch.images.to(classifier.device, classifier.dtype), batch.labels.to(classifier.device)
+        hearing = jury.hear(images, "judge")
+        found = (
+            usable(hearing.mean.log()), hearing.prediction, hearing.confidence, hearing.answered,
+            images.flatten(1).isfinite().all(1), hearing.share(labels), jury.hear(images, "choose").share(labels),
+        )  # fmt: skip
+        parts.append([item.cpu() for item in found])
+        done += len(batch.ids)
+        on_progress(done / len(ids), "clean images")
+    if not parts:
+        no, none = np.zeros(0, bool), np.zeros(0)
+        return CleanPass(
+            torch.empty(0, classifier.num_classes), none.astype(np.int64), none, no, no, right=none, chosen=none
+        )
+    logits, *rest = (torch.cat(items) for items in zip(*parts, strict=True))
+    return CleanPass(logits.to(classifier.dtype), *(item.numpy() for item in rest))
+
+
 def run_attack(
     classifier: Classifier,
     attack: Attack,
@@ -71,6 +111,8 @@ def run_attack(
     seed: int,
     batch_size: int,
     early_stop: bool = True,
+    draws: int | None = None,
+    judge: Classifier | None = None,
     on_finished: Callable[[Finished], None] | None = None,
     on_progress: OnProgress = no_progress,
 ) -> Outcome:
@@ -81,6 +123,11 @@ def run_attack(
     the network (see ``auditor.harness.fast``); each success is confirmed by the network itself. With ``early_stop=False``
     every row runs all its steps and is judged at its last image (the form in which sensitivity is defined); that excludes
     restarts and the minimal budget.
+
+    A model that answers at random is attacked through the mean of ``draws`` answers, and judged by as many fresh ones (see
+    ``auditor.harness.judged_run``); an attack that averages of itself sets the number. ``judge``: the model that judges, where
+    ``classifier`` is but a view of it. ``draws`` is then the judge's, the view has its own.
+
     Logits that are not finite are no class, so that an untargeted attacker has what he wants. Raises SpecError when the attack
     does not know the norm.
     """
@@ -95,11 +142,31 @@ def run_attack(
         )
     if isinstance(attack, Ensemble):
         return _run_stages(
-            classifier, attack, threat, dataset, ids, criterion, seed, batch_size, on_finished, on_progress
+            classifier,
+            attack,
+            threat,
+            dataset,
+            ids,
+            criterion,
+            seed,
+            batch_size,
+            draws,
+            judge,
+            on_finished,
+            on_progress,
         )
-    return AttackRun(
-        classifier, attack, threat, dataset, ids, criterion, seed, batch_size, early_stop, on_finished, on_progress
-    ).outcome()
+    target, draws = classifier, draws or classifier.usual_draws
+    if judge is None and classifier.random:
+        view = View(adaptive=True, draws=attack.averages if attack.averages > 1 else draws)
+        target, judge = classifier.seen(view), classifier
+    if judge is None:
+        return AttackRun(
+            target, attack, threat, dataset, ids, criterion, seed, batch_size, early_stop, on_finished, on_progress
+        ).outcome()
+    return JudgedRun(
+        target, attack.plain(), threat, dataset, ids, criterion, seed, batch_size, early_stop, on_finished, on_progress,
+        jury=Jury(judge, draws, batch_size),
+    ).outcome()  # fmt: skip
 
 
 def _run_stages(
@@ -111,11 +178,17 @@ def _run_stages(
     criterion: Criterion,
     seed: int,
     batch_size: int,
+    draws: int | None,
+    judge: Classifier | None,
     on_finished: Callable[[Finished], None] | None,
     on_progress: OnProgress,
 ) -> Outcome:
-    """Every stage on the samples that still stand; passes add up, the verdict is that of a sample's last stage."""
+    """Every stage on the samples that still stand; passes add up, the verdict is that of a sample's last stage.
+
+    Where the model answers at random, a sample stands while any draw is right, and the stage that fooled most draws counts.
+    """
     total: Outcome | None = None
+    hold = _Held(on_finished)
     standing, saw = np.arange(len(ids)), np.zeros(len(ids), bool)
     weights = np.cumsum([0.0, *(stage.runs * stage.cost for stage in ensemble.stages)])
     weights /= weights[-1]
@@ -123,6 +196,9 @@ def _run_stages(
         last = index + 1 == len(ensemble.stages)
 
         def hand_on(finished: Finished, standing: NDArray[np.int64] = standing, last: bool = last) -> None:
+            if finished.chosen is not None:
+                hold.add(finished._replace(position=standing[finished.position]))
+                return
             over = finished.fooled | last
             if on_finished is not None and over.any():
                 rows = torch.from_numpy(np.flatnonzero(over)).to(finished.x.device)
@@ -137,21 +213,53 @@ def _run_stages(
 
         part = run_attack(
             classifier, stage, threat, dataset, ids[standing], criterion[torch.from_numpy(standing)],
-            seed=seed, batch_size=batch_size, on_finished=hand_on, on_progress=hear,
+            seed=seed, batch_size=batch_size, draws=draws, judge=judge, on_finished=hand_on, on_progress=hear,
         )  # fmt: skip
         total = part if total is None else _merged(total, part, standing)
         saw[standing] |= (part.backwards > 0) & ~part.blind
-        standing = standing[~part.fooled]
+        standing = standing[~part.fooled if part.chosen is None else part.chosen < 1]
     assert total is not None
+    hold.release()
     return total._replace(blind=total.blind & ~saw)
+
+
+class _Held:
+    """Images of a model that answers at random: they wait for those of later stages, and the one that fools most draws counts."""
+
+    def __init__(self, hand_on: Callable[[Finished], None] | None) -> None:
+        self.hand_on = hand_on
+        self.best: dict[int, Finished] = {}
+
+    def add(self, finished: Finished) -> None:
+        if self.hand_on is None or finished.chosen is None:
+            return
+        for row, position in enumerate(finished.position.tolist()):
+            before = self.best.get(position)
+            if before is None or before.chosen is None or finished.chosen[row] > before.chosen[0]:
+                part = slice(row, row + 1)
+                self.best[position] = Finished(
+                    finished.position[part], finished.x[part].clone(), finished.x_adv[part].clone(), finished.fooled[part],
+                    finished.chosen[part],
+                )  # fmt: skip
+
+    def release(self) -> None:
+        for _, finished in sorted(self.best.items()):
+            if self.hand_on is not None:
+                self.hand_on(finished)
 
 
 def _merged(total: Outcome, part: Outcome, place: NDArray[np.int64]) -> Outcome:
     """An outcome with what a further stage did to the samples at ``place``."""
-    copies: dict[str, Any] = {name: value.copy() for name, value in total._asdict().items() if name != "seconds"}
+    copies: dict[str, Any] = {
+        name: value.copy() for name, value in total._asdict().items() if isinstance(value, np.ndarray)
+    }
     merged = total._replace(**copies)
-    for name in ("fooled", "prediction", "confidence", "distance", "closest"):
-        getattr(merged, name)[place] = getattr(part, name)
+    better = np.ones(len(place), bool)
+    if total.chosen is not None and part.chosen is not None:
+        better = part.chosen > total.chosen[place]
+    for name in ("fooled", "prediction", "confidence", "distance", "closest", "share", "chosen"):
+        if getattr(merged, name) is not None:
+            getattr(merged, name)[place[better]] = getattr(part, name)[better]
     merged.blind[place] |= part.blind
     for name in ("forwards", "backwards"):
         getattr(merged, name)[place] += getattr(part, name)

@@ -17,6 +17,7 @@ from auditor.criterion import Criterion
 from auditor.dataset import ImageDataset
 from auditor.evaluation import run_attack
 from auditor.harness.losses import margin
+from auditor.harness.nominal import drawn_passes
 from auditor.harness.outcome import Finished, Outcome
 from auditor.harness.query import usable
 from auditor.progress import OnProgress, no_progress
@@ -86,15 +87,17 @@ class Inquiry:
         """What the attacker wants of the samples at these positions, on the model's device."""
         return self.criterion[torch.from_numpy(positions)].to(self.classifier.device)
 
-    def margins(self, wanted: Criterion, images: Tensor) -> Tensor:
+    def margins(self, wanted: Criterion, images: Tensor, model: Classifier | None = None) -> Tensor:
         """The margin of the logits at images (N, C, H, W), by what the attacker wants of them, (N,), on the CPU.
+
+        ``model``: another view of the model.
 
         Where the logits are not finite: infinite, positive where that is what the attacker wants.
         """
         parts = []
         for index in torch.arange(len(images)).split(self.batch_size):
             with torch.no_grad():
-                logits = self.classifier(images[index].to(self.classifier.device))
+                logits = (model or self.classifier)(images[index].to(self.classifier.device))
             rows = wanted[index.to(logits.device)]
             extreme = torch.where(rows.is_adversarial(logits), torch.inf, -torch.inf)
             parts.append(torch.where(answered(logits), margin(rows, usable(logits)), extreme.to(logits)).cpu())
@@ -102,7 +105,10 @@ class Inquiry:
 
     def affordable(self, attack: Attack) -> NDArray[np.int64]:
         """As many attacked samples as the budget allows for this attack, drawn by the seed; their positions."""
-        count = max(FEWEST, int(self.budget / (attack.runs * attack.cost)))
+        cost = (
+            drawn_passes(attack, self.classifier.usual_draws) if self.classifier.random else attack.runs * attack.cost
+        )
+        count = max(FEWEST, int(self.budget / cost))
         return self.right(min(count, self.samples))
 
     def headline(self, threat: ThreatModel) -> list[AttackRecord]:
@@ -136,6 +142,15 @@ class Inquiry:
         """Which samples at these positions this attack of the audit fooled."""
         known = np.zeros(len(self.ids), bool)
         known[np.array(record.positions, np.int64)] = record.fooled
+        return known[positions]
+
+    def won(self, record: AttackRecord, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How far this attack of the audit fooled the samples at these positions: 0 or 1, or a share of draws."""
+        known = np.zeros(len(self.ids))
+        inside = np.ones(len(record.positions), bool) if record.chosen is None else np.array(record.chosen) >= 0
+        known[np.array(record.positions, np.int64)] = inside * np.array(
+            record.fooled if record.share is None else record.share, np.float64
+        )
         return known[positions]
 
     def attack(

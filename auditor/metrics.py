@@ -39,6 +39,21 @@ class Rate(BaseModel):
         interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
         return cls(hits=hits, n=n, value=hits / n, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
+    @classmethod
+    def mean(cls, shares: NDArray[np.float64]) -> Rate:
+        """The mean of shares in [0, 1], one per sample (each over several draws); ``hits`` is their sum, rounded.
+
+        The interval is Wilson's for that mean. It is about the samples, and on the safe side: values between 0 and 1 vary no
+        more than hits and misses of the same mean.
+        """
+        n = len(shares)
+        if n == 0:
+            return cls.count(0, 0)
+        value, z = float(np.mean(shares)), float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+        centre = (value + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(value * (1 - value) / n + z * z / (4 * n * n))
+        return cls(hits=round(value * n), n=n, value=value, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
     def measure(self, title: str, *, higher_is_better: bool | None = None, explanation: str = "") -> Measure:
         return Measure(
             title=title, value=self.value, low=self.low, high=self.high, n=self.n, unit="%",
@@ -80,3 +95,25 @@ def paired_difference(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDiffe
     return PairedDifference(
         (only_b - only_a) / n, max(-1.0, centre - half), min(1.0, centre + half), n, only_a, only_b, float(p)
     )
+
+
+class MeanDifference(NamedTuple):
+    """Mean of b minus mean of a on the same samples, with the interval and the p of the paired t test, at 95 %."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_means(a: NDArray[np.float64], b: NDArray[np.float64]) -> MeanDifference:
+    """Compare two numbers of each sample. Raises MismatchError when there is nothing to compare."""
+    if len(a) != len(b) or len(a) == 0:
+        raise MismatchError(f"A paired comparison needs the same samples twice, got {len(a)} and {len(b)}.")
+    change = np.asarray(b, np.float64) - np.asarray(a, np.float64)
+    value = float(change.mean())
+    if len(change) == 1 or not change.std():
+        return MeanDifference(value, value, value, 1.0 if value == 0 else 0.0)
+    test = stats.ttest_rel(b, a)
+    interval = test.confidence_interval(CONFIDENCE)
+    return MeanDifference(value, float(interval.low), float(interval.high), float(test.pvalue))

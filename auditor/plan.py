@@ -7,30 +7,30 @@ from collections.abc import Hashable
 
 from auditor.attack import Attack
 from auditor.audit_spec import AuditSpec
-from auditor.harness.radius_search import GROWTHS
+from auditor.harness.nominal import drawn_passes, passes
 from auditor.threat import Norm, ThreatModel
 
 CHECK_SHARE = 0.03
 """One extra attack of a check may take at most this share of the audit's nominal cost."""
 
 
-def plan(spec: AuditSpec, samples: int) -> dict[Hashable, float]:
+def plan(spec: AuditSpec, samples: int, *, random: bool = False) -> dict[Hashable, float]:
     """Every stage with its cost in forward passes over single images (a backward pass counts as two), if no sample were fooled
-    early."""
-    stages = _before_checks(spec, samples)
+    early. ``random``: of a model that answers at random, each answer of which takes several."""
+    stages = _before_checks(spec, samples, random)
+    budget = check_budget(spec, samples, random=random)
     for check in spec.checks:
-        stages[check] = samples if check.preflight else 0.5 * check_budget(spec, samples) * len(spec.threats)
+        stages[check] = samples if check.preflight else 0.5 * budget * len(spec.threats)
     for corruption in spec.corruptions:
         for single in corruption.each():
-            stages[single] = (
-                stages.get(single, 0.0) + 2 * samples
-            )  # making an image takes about as long as a small network
+            # Making an image takes about as long as a small network.
+            stages[single] = stages.get(single, 0.0) + (1 + _judging(spec, random)) * samples
     return stages
 
 
-def check_budget(spec: AuditSpec, samples: int) -> float:
+def check_budget(spec: AuditSpec, samples: int, *, random: bool = False) -> float:
     """What a check may spend on one threat model, in the same unit."""
-    return CHECK_SHARE * sum(_before_checks(spec, samples).values()) / len(spec.threats)
+    return CHECK_SHARE * sum(_before_checks(spec, samples, random).values()) / len(spec.threats)
 
 
 def points(spec: AuditSpec) -> list[ThreatModel]:
@@ -58,26 +58,29 @@ def norms(spec: AuditSpec) -> list[Norm]:
     return list(dict.fromkeys(threat.norm for threat in spec.threats))
 
 
-def _before_checks(spec: AuditSpec, samples: int) -> dict[Hashable, float]:
+def _before_checks(spec: AuditSpec, samples: int, random: bool) -> dict[Hashable, float]:
     """Attacks, curves and analyses."""
-    stages: dict[Hashable, float] = {"clean": samples}
+
+    def cost(attack: Attack) -> float:
+        return drawn_passes(attack, spec.draws) if random else passes(attack)
+
+    stages: dict[Hashable, float] = {"clean": _judging(spec, random) * samples}
     for threat in spec.threats:
         for attack in spec.attacks_for(threat):
-            stages["headline", threat, attack] = samples * passes(attack)
+            stages["headline", threat, attack] = samples * cost(attack)
     for point in points(spec):
         for attack in spec.attacks_for(point):
-            stages["curve", point, attack] = 0.5 * samples * passes(attack)
+            stages["curve", point, attack] = 0.5 * samples * cost(attack)
     for norm in norms(spec):
-        cost = sum(passes(attack) for attack in spec.attacks if norm in attack.norms)
-        stages["beyond", norm] = 0.2 * samples * cost * spec.curve_to_zero
+        whole = sum(cost(attack) for attack in spec.attacks if norm in attack.norms)
+        stages["beyond", norm] = 0.2 * samples * whole * spec.curve_to_zero
     if spec.analyses:
         chosen = min(samples, spec.analysis_samples)
-        stages["pairs"] = chosen * passes(spec.analysis_attack)
+        stages["pairs"] = chosen * cost(spec.analysis_attack)
         stages |= {analysis: analysis.cost * chosen for analysis in spec.analyses}
     return stages
 
 
-def passes(attack: Attack) -> float:
-    """Of one image that is never fooled, in the same unit; one that looks for the closest image tries larger radii then."""
-    radii = 1 + GROWTHS if attack.budget == "minimal" and not attack.minimizes else 1
-    return radii * attack.runs * attack.cost
+def _judging(spec: AuditSpec, random: bool) -> int:
+    """Passes that judge one image: one, or a first and a fresh set of draws."""
+    return 2 * spec.draws if random else 1

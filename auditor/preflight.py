@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from auditor.classifier import Classifier, input_gradient
 from auditor.dataset import ImageDataset
+from auditor.drawing import DRAWS, Sampling, View
 from auditor.flag import Flag, Opinion
+from auditor.randomness import derive_seed, seeded
 
 SAME = 1e-4
 """Logits that differ by less than this share of the largest one are the same, but for the order of summation."""
@@ -24,26 +27,109 @@ GRADIENT_BATCH = 16
 """Images per backward pass here: few enough for a large network."""
 
 
+def drawn(classifier: Classifier, images: Tensor, seed: int, draws: int = DRAWS) -> Classifier:
+    """The classifier with its random numbers from the seed, where it gives different logits for the same images; else itself.
+
+    ``images``: a few clean ones, (B, C, H, W), on its device. ``draws``: how many attacks average over, and judge an image.
+    Everything that measures a model asks this first.
+    """
+    if classifier.random or not len(images) or _change(_repeated(classifier, images, seed))[0] <= SAME:
+        return classifier
+    return classifier.sampled(Sampling(derive_seed(seed, "model"), usual=draws))
+
+
 def random_output(classifier: Classifier, images: Tensor) -> Opinion:
     """Does the same image get the same logits each time?"""
-    first = classifier.logits(images)
-    others = [classifier.logits(images) for _ in range(REPEATS - 1)]
-    change = max(float((first - other).abs().amax()) for other in others)
-    moved = torch.stack([first.argmax(1) != other.argmax(1) for other in others]).any(0)
+    answers = _repeated(classifier, images, 0)
+    share, change = _change(answers)
+    moved = (answers.argmax(2) != answers[0].argmax(1)).any(0)
     evidence = (
         f"{len(images)} images asked about {REPEATS} times: logits differ by up to {change:.2g}, "
         f"the class of {int(moved.sum())} images changes"
     )
-    if change <= SAME * _scale(first):
+    if share <= SAME:
         return Opinion(evidence)
+    known, draws = classifier.random, classifier.usual_draws
     flag = Flag(
         name="random output",
-        severity="warning",
-        message="The model gives different logits for the same images.",
+        severity="warning" if known else "severe",
+        message="The model answers at random: it gives different logits for the same images."
+        + ("" if known else " The attacks took it for one that does not."),
         evidence=evidence,
-        remedy="Attacks on a randomised model need averaging (EOT); plain robust accuracy is too high.",
+        remedy=f"An audit attacks through the mean of {draws} draws (EOT), and its accuracies are means over as many fresh ones, "
+        "with the majority vote beside them: quote both, with the number of draws."
+        if known
+        else "It does so too seldom to be seen on a few images: take the randomness out, or measure it on more images.",
     )
     return Opinion(evidence, (flag,))
+
+
+def unrepeatable(classifier: Classifier, images: Tensor) -> tuple[Flag, ...]:
+    """Is a model that answers at random one whose random numbers follow from no seed, or which keeps a state of its own?"""
+    if classifier.sampling is None or not len(images):
+        return ()
+    with torch.no_grad():
+        share, change = _change(torch.stack([classifier(images), classifier(images)]))
+    if share <= SAME:
+        return ()
+    flag = Flag(
+        name="no repeatable output",
+        severity="severe",
+        message="The model answers at random, and the seed does not decide how: no number measured on it can be repeated.",
+        evidence=f"{len(images)} images asked about twice with the same seed: logits differ by up to {change:.2g}",
+        remedy="Let the network draw from the global generators of torch, NumPy or Python, which are seeded here, not from its "
+        "own, and keep nothing from one pass to the next.",
+    )
+    return (flag,)
+
+
+def fixed_draw(classifier: Classifier) -> Classifier:
+    """One draw of a network that answers at random, the same for every batch: a function, which can be looked into. Other models
+    stay as they are."""
+    sampling = classifier.sampling
+    return classifier if sampling is None else classifier.sampled(replace(sampling, draws=1, fixed=True))
+
+
+def averaging(classifier: Classifier) -> Classifier:
+    """A model that answers at random as attackers see it: each answer is the mean of draws of their own. Others stay the same."""
+    return classifier.seen(View(adaptive=True, draws=classifier.usual_draws)) if classifier.random else classifier
+
+
+def comparing(classifier: Classifier) -> Classifier:
+    """The same with the same random numbers for every batch: images that are compared differ in nothing else."""
+    view = averaging(classifier)
+    return view if view.sampling is None else view.sampled(replace(view.sampling, fixed=True))
+
+
+def one_draw(classifier: Classifier) -> tuple[Flag, ...]:
+    """What must be said of neurons of a network that answers at random."""
+    if not classifier.random:
+        return ()
+    flag = Flag(
+        name="neurons of one draw",
+        severity="warning",
+        message="The neuron analyses look at one draw of a model that answers at random: the same random numbers in every pass.",
+        remedy="Another seed gives other neurons: compare several audits before you read much into single ones.",
+    )
+    return (flag,)
+
+
+def _repeated(classifier: Classifier, images: Tensor, seed: int) -> Tensor:
+    """Logits of the same images, asked about REPEATS times with different seeds, (REPEATS, B, K)."""
+    answers = []
+    for repeat in range(REPEATS):
+        with seeded(derive_seed(seed, "repeat", repeat), classifier.device), torch.no_grad():
+            answers.append(classifier.redrawn("repeat", repeat)(images))
+    return torch.stack(answers)
+
+
+def _change(answers: Tensor) -> tuple[float, float]:
+    """The largest change from the first of several answers, where all are finite: as a share of the largest logit, and itself."""
+    answers = answers[:, answers.isfinite().all(2).all(0)]
+    if not answers.shape[1]:
+        return 0.0, 0.0
+    change = float((answers - answers[0]).abs().amax())
+    return change / _scale(answers[0]), change
 
 
 def batch_dependence(classifier: Classifier, images: Tensor) -> Opinion:
@@ -84,7 +170,7 @@ def no_gradient(classifier: Classifier, images: Tensor) -> Opinion:
 
     That of the margin of the logits, not of the loss: a very sure model has a loss gradient of zero, but its logits move.
     """
-    count, n = int(dead_gradients(classifier, images, _lead).sum()), len(images)
+    count, n = int(dead_gradients(averaging(classifier), images, _lead).sum()), len(images)
     evidence = f"the gradient of the margin at the input is zero or not finite for {count} of {n} images"
     if not count:
         return Opinion(evidence)

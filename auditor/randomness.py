@@ -4,9 +4,11 @@ those that belong to a batch, for training, which depends on its batches anyway.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +21,21 @@ def derive_seed(*parts: object) -> int:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """While inside, torch's own random numbers (dropout, initial weights) follow from the seed; outside nothing changes."""
+    """While inside, the global generators of torch (on the CPU and this device), NumPy and Python, from which networks draw
+    (dropout, noise, initial weights), follow from the seed; outside nothing changes."""
+    before, numbers = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(numbers)
 
 
 class RowRandom:

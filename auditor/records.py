@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,10 @@ class AttackRecord(_Data):
     run along it. ``closest``: distance of the closest adversarial image found, also beyond epsilon; None where there is none.
     ``blind``: a gradient was zero or not finite. Passes are counted per image.
 
+    Of a model that answers at random: ``share``, of fresh draws at the final image, how many gave the attacker what he wants
+    (``fooled``, ``prediction`` and ``closest`` are what most of them say), and ``chosen``, the same of other draws, -1 for an
+    image that an attack within epsilon left beyond it (see ``worst_case``); else None.
+
     ``role`` "headline": every correctly classified sample was attacked; "curve": only those that nothing had fooled yet.
     """
 
@@ -42,6 +46,8 @@ class AttackRecord(_Data):
     backwards: list[int]
     blind: list[bool]
     seconds: float
+    share: list[float] | None = None
+    chosen: list[float] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -75,11 +81,15 @@ class AttackRecord(_Data):
 
 
 class CorruptionRecord(_Data):
-    """The model under one corruption of one severity: the class it predicts for each entry of the sample table."""
+    """The model under one corruption of one severity: the class it predicts for each entry of the sample table.
+
+    ``right``: of a model that answers at random, the share of the draws that gave the label; else None.
+    """
 
     corruption: Annotated[Corruption, MemberOf(CORRUPTIONS)]
     predictions: list[int]
     seconds: float
+    right: list[float] | None = None
 
 
 def known_fooled(records: Iterable[AttackRecord], threat: ThreatModel, n: int) -> NDArray[np.bool_]:
@@ -96,3 +106,37 @@ def known_fooled(records: Iterable[AttackRecord], threat: ThreatModel, n: int) -
                 inside |= np.array(record.fooled, bool)
             known[np.array(record.positions, np.int64)] |= inside
     return known
+
+
+class Worst(NamedTuple):
+    """A model that answers at random, in the worst case.
+
+    ``right``: the share of fresh draws that are right for each sample, (N,). ``fooled``: for which samples most of them give the
+    attacker what he wants, bool (N,).
+    """
+
+    right: NDArray[np.float64]
+    fooled: NDArray[np.bool_]
+
+
+def worst_case(
+    records: Iterable[AttackRecord], threat: ThreatModel, right: NDArray[np.float64], chosen: NDArray[np.float64]
+) -> Worst:
+    """The image of each sample within ``threat``, of all records and the clean image, that most of the first draws got wrong, as
+    fresh draws judge it: the least of several noisy shares would itself be too low.
+
+    ``right`` and ``chosen``: the shares of fresh and of first draws that are right at the clean image, (N,).
+    """
+    counted, seen, fooled = right.copy(), 1 - chosen, np.zeros(len(right), bool)
+    for record in records:
+        if record.threat.norm != threat.norm or record.share is None or record.chosen is None:
+            continue
+        places, first = np.array(record.positions, np.int64), np.array(record.chosen)
+        inside = np.array(record.distance) <= threat.epsilon
+        if record.threat.epsilon <= threat.epsilon:  # in its own ball, but for rounding
+            inside |= np.array(record.fooled, bool) | ((first >= 0) & (record.attack.budget == "fixed"))
+        worse = inside & (first > seen[places])
+        seen[places[worse]] = first[worse]
+        counted[places[worse]] = 1 - np.array(record.share)[worse]
+        fooled[places[worse]] = np.array([value is not None for value in record.closest])[worse]
+    return Worst(counted, fooled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +14,11 @@ from auditor.audit_spec import AuditSpec
 from auditor.classifier import named_class
 from auditor.flag import Flag, Verdict
 from auditor.metrics import Rate
-from auditor.records import AttackRecord, CorruptionRecord, known_fooled
+from auditor.records import AttackRecord, CorruptionRecord, known_fooled, worst_case
 from auditor.report.blocks import ImageRow
 from auditor.threat import ThreatModel
 
-LATER: dict[str, Any] = {"curve_to_zero": False, "corruptions": (), "checks": (), "examples": 0}
+LATER: dict[str, Any] = {"draws": 1, "curve_to_zero": False, "corruptions": (), "checks": (), "examples": 0}
 """Fields of an AuditSpec that came after the first results were stored, with the values that say what those audits did."""
 
 
@@ -72,6 +73,9 @@ class SampleTable(_Data):
     """The samples of the audit, one entry each, in the same order everywhere: id, label, and the clean verdict.
 
     A prediction of -1 is none: the network's logits were NaN or infinite. That counts as wrong.
+
+    Of a model that answers at random, the prediction is that of most draws, ``right`` the share of the draws that gave the label,
+    and ``chosen`` the same of other draws (see ``auditor.records.worst_case``); else both are None.
     """
 
     ids: list[int]
@@ -79,6 +83,8 @@ class SampleTable(_Data):
     labels: list[int]
     predictions: list[int]
     confidence: list[float]
+    right: list[float] | None = None
+    chosen: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,11 +95,15 @@ class SampleTable(_Data):
 
 
 class Headline(_Data):
-    """Robust accuracy within one threat model; None, and why, where it is not established."""
+    """Robust accuracy within one threat model; None, and why, where it is not established.
+
+    Of a model that answers at random it is the mean over draws, and ``majority`` that of the answer which most draws give.
+    """
 
     threat: ThreatModel
     robust_accuracy: Rate | None
     said: str
+    majority: Rate | None = None
 
 
 class AuditResult(_Data):
@@ -115,28 +125,59 @@ class AuditResult(_Data):
     gallery_note: str
 
     @property
+    def random(self) -> bool:
+        """Whether the model answers at random: accuracies are then means over draws."""
+        return self.samples.right is not None
+
+    @property
+    def clean_right(self) -> NDArray[np.float64]:
+        """How right each sample is unperturbed, (N,): 0 or 1, or the share of the draws that are right."""
+        right = self.samples.right
+        return self.samples.correct.astype(np.float64) if right is None else np.array(right, np.float64)
+
+    @property
     def clean_accuracy(self) -> Rate:
-        return Rate.of(self.samples.correct)
+        return self.rate(self.clean_right)
 
     def fooled(self, threat: ThreatModel) -> NDArray[np.bool_]:
-        """For which samples an adversarial image is known within this threat model, bool (N,)."""
-        return known_fooled(self.records, threat, len(self.samples))
+        """For which samples an adversarial image is known within this threat model (to most draws), bool (N,)."""
+        right, chosen = self.samples.right, self.samples.chosen
+        if right is None or chosen is None:
+            return known_fooled(self.records, threat, len(self.samples))
+        return worst_case(self.records, threat, np.array(right, np.float64), np.array(chosen, np.float64)).fooled
 
     def robust(self, threat: ThreatModel) -> NDArray[np.bool_]:
-        """Which samples are classified correctly and were fooled by nothing within this threat model, bool (N,)."""
+        """Which samples are classified correctly (by most draws) and fooled by nothing within this threat model, bool (N,)."""
         return self.samples.correct & ~self.fooled(threat)
+
+    def held(self, threat: ThreatModel, records: Iterable[AttackRecord] | None = None) -> NDArray[np.float64]:
+        """How right each sample still is in the worst case over these records (default: all), (N,); as ``clean_right``."""
+        records = self.records if records is None else records
+        right, chosen = self.samples.right, self.samples.chosen
+        if right is None or chosen is None:
+            fooled = known_fooled(records, threat, len(self.samples))
+            return (self.samples.correct & ~fooled).astype(np.float64)
+        return worst_case(records, threat, np.array(right, np.float64), np.array(chosen, np.float64)).right
+
+    def rate(self, held: NDArray[np.float64]) -> Rate:
+        """What samples that are so right make together: a share, or a mean over draws."""
+        return Rate.mean(held) if self.random else Rate.of(held > 0)
 
     def robust_accuracy(self, threat: ThreatModel) -> Rate:
         """Share of all samples, the point-wise worst case over all attacks: an upper bound on the true robust accuracy."""
-        return Rate.of(self.robust(threat))
+        return self.rate(self.held(threat))
 
     def attack_accuracy(self, record: AttackRecord) -> Rate:
         """Accuracy under this one attack: correct before, and not fooled by it."""
-        return Rate.of(self.samples.correct & ~known_fooled((record,), record.threat, len(self.samples)))
+        return self.rate(self.held(record.threat, (record,)))
 
     def corrupted(self, record: CorruptionRecord) -> NDArray[np.bool_]:
-        """Which samples are classified correctly under this corruption, bool (N,)."""
+        """Which samples are classified correctly (by most draws) under this corruption, bool (N,)."""
         return np.array(self.samples.labels, np.int64) == np.array(record.predictions, np.int64)
+
+    def corrupted_right(self, record: CorruptionRecord) -> NDArray[np.float64]:
+        """How right each sample is under this corruption, (N,); as ``clean_right``."""
+        return self.corrupted(record).astype(np.float64) if record.right is None else np.array(record.right, np.float64)
 
     def headline_records(self, threat: ThreatModel) -> list[AttackRecord]:
         return [record for record in self.records if record.role == "headline" and record.threat == threat]
@@ -168,8 +209,14 @@ class AuditResult(_Data):
         if self.headline_withheld:
             said = f"not established: {self.headline_withheld}"
             return tuple(Headline(threat=threat, robust_accuracy=None, said=said) for threat in self.spec.threats)
-        rates = [(threat, self.robust_accuracy(threat)) for threat in self.spec.threats]
-        return tuple(Headline(threat=threat, robust_accuracy=rate, said=f"at most {rate}") for threat, rate in rates)
+        return tuple(map(self._headline, self.spec.threats))
+
+    def _headline(self, threat: ThreatModel) -> Headline:
+        rate, majority = self.robust_accuracy(threat), Rate.of(self.robust(threat))
+        if not self.random:
+            return Headline(threat=threat, robust_accuracy=rate, said=f"at most {rate}")
+        said = f"at most {rate} on average over {self.spec.draws} draws; {majority} by majority vote"
+        return Headline(threat=threat, robust_accuracy=rate, said=said, majority=majority)
 
     @model_validator(mode="before")
     @classmethod

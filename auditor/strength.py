@@ -22,6 +22,18 @@ WORTH_SAYING, TOO_MANY = 0.02, 0.10
 """Lower ends of the 95 % interval of a share of samples that call for a warning, and for withholding the headline."""
 
 
+CLEARLY = 0.5
+"""Share of draws by which an attack must win more often on a sample to have fooled it where another has not; without randomness
+shares are 0 or 1. Less may be the luck of the draws."""
+
+
+def gained(
+    more: NDArray[np.float64] | NDArray[np.bool_], less: NDArray[np.float64] | NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which samples one attack fooled and another did not, from shares of draws, or from yes and no, (N,)."""
+    return np.asarray(more, np.float64) - np.asarray(less, np.float64) >= CLEARLY
+
+
 def weakness(
     name: str,
     missed: NDArray[np.bool_],

@@ -19,7 +19,7 @@ from auditor.evaluation import clean_pass
 from auditor.flag import Flag
 from auditor.metrics import Rate, paired_difference
 from auditor.neurons import list_layers
-from auditor.preflight import batch_dependence, no_gradient, probabilities, random_output
+from auditor.preflight import batch_dependence, drawn, no_gradient, probabilities, random_output, unrepeatable
 from auditor.progress import OnProgress, no_progress
 from auditor.unanswered import without_answer
 
@@ -65,6 +65,8 @@ class ClassifierCard(BaseModel):
     flags: tuple[Flag, ...]
     forward_seconds: float | None = None
     """Time of one forward pass, per image of a full batch, where the vetting ran."""
+    random: bool = False
+    """Whether the model answers at random: then the accuracies are of one draw per image."""
 
 
 def vet(
@@ -85,10 +87,13 @@ def vet(
     candidates: tuple[Candidate, ...] = ()
     if dataset is None:
         images = torch.rand(16, *classifier.input_shape, generator=torch.Generator().manual_seed(seed))
+        classifier = drawn(classifier, images.to(classifier.device, classifier.dtype), seed)
     else:
         check_fit(classifier, dataset)
+        first = dataset.images(dataset.select(16, seed)).to(classifier.device, classifier.dtype)
+        classifier = drawn(classifier, first, seed)
         ids = dataset.select(samples, seed)
-        seen = clean_pass(classifier, dataset, ids, batch_size=batch_size)
+        seen = clean_pass(classifier, dataset, ids, batch_size=batch_size, draws=1)
         flags += without_answer(dataset, ids, seen.answered, seen.images)
         usable = ids[seen.answered]
         few = dataset.select(16, seed)
@@ -116,6 +121,7 @@ def vet(
         candidates=candidates,
         flags=tuple(flags),
         forward_seconds=_forward_seconds(classifier, images),
+        random=classifier.random,
     )
 
 
@@ -222,7 +228,7 @@ def _predictions(
 
 def _runs(classifier: Classifier, images: Tensor) -> list[Flag]:
     """A few batches through: finite, repeatable, independent of their neighbours, with a gradient that reaches the input."""
-    flags = list(random_output(classifier, images).flags)
+    flags = [*random_output(classifier, images).flags, *unrepeatable(classifier, images)]
     if not flags:
         flags += batch_dependence(classifier, images).flags
     return [*flags, *no_gradient(classifier, images).flags, *probabilities(classifier, images).flags]

@@ -175,7 +175,7 @@ class Study:
             bench = self.bench(attack.threat)
             right, _ = bench.timed(self.classifier)
             began = time.process_time()
-            found = bench.static(self.classifier, chosen, np.flatnonzero(right))
+            found = bench.static(self.classifier, chosen, np.flatnonzero(right.majority))
             kept = found.fooled if budget == "fixed" else found.adversarial
             rows = torch.from_numpy(np.flatnonzero(kept))
             made = Images(found.positions[kept], found.x_adv[rows], found.distance[kept], len(kept))

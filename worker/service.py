@@ -167,8 +167,9 @@ class Service:
         model_row = self.model(model)
         total = int(self.dataset(dataset).manifest["samples"])
         samples = min(total, spec.samples or total)
-        passes = sum(plan(spec, samples).values())
-        speed = self._speed(model_row.id)
+        card = self._card(model_row.id)
+        passes = sum(plan(spec, samples, random=card is not None and card.random).values())
+        speed = None if card is None else card.forward_seconds
         return Estimate(samples, passes, None if speed is None else passes * speed)
 
     def vet(self, model: str, dataset: str | None = None) -> str:
@@ -283,11 +284,16 @@ class Service:
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _speed(self, model_id: str) -> float | None:
-        """Seconds of one forward pass over one image, as the newest vetting measured it; without one, its parent's."""
+        """Seconds of one forward pass over one image, as the newest vetting measured it."""
+        card = self._card(model_id)
+        return None if card is None else card.forward_seconds
+
+    def _card(self, model_id: str) -> ClassifierCard | None:
+        """What the newest vetting saw; without one, its parent's."""
         for one in (model_id, *(step.parent_id for step in self.lineages.ancestors(model_id))):
             view = self.latest_vet(one)
             if view is not None and view.state == "succeeded":
-                return self.card(view.id).forward_seconds
+                return self.card(view.id)
         return None
 
     def _publish(self, job_id: str, queue: str) -> bool:

@@ -53,6 +53,12 @@ def run(
         typer.Option(help="kind or kind:severity=3 (see below); may be repeated; all: each that fits."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples to audit; 0 for all.")] = 1000,
+    draws: Annotated[
+        int,
+        typer.Option(
+            help="Draws that attacks average over and that judge an image, where the model answers at random."
+        ),
+    ] = 20,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     spec: Annotated[
@@ -69,7 +75,9 @@ def run(
     chosen = (
         _from_file(spec)
         if spec is not None
-        else _from_options(preset, attack, norm, epsilon, target, analysis, check, corruptions, samples, seed, device)
+        else _from_options(
+            preset, attack, norm, epsilon, target, analysis, check, corruptions, samples, draws, seed, device
+        )
     )
     cost = client.estimate(model, dataset, chosen)
     job_id = client.audit(model, dataset, chosen)
@@ -154,13 +162,16 @@ def summary(client: Client, job: JobView) -> None:
 
     result = client.audit_result(job.id)
     console.print(f"[bold]{job.title}[/bold] ({job.id[:8]}), {len(result.samples)} samples, {duration(job.seconds)}")
-    console.print(f"clean accuracy {result.clean_accuracy}")
+    mean = f" (mean over {result.spec.draws} draws: the model answers at random)" if result.random else ""
+    console.print(f"clean accuracy {result.clean_accuracy}{mean}")
     rows: list[tuple[Any, ...]] = []
     for headline in result.headlines:
         threat = headline.threat
         for record in result.headline_records(threat):
             rows.append((threat, record.attack.describe(), record.success, result.attack_accuracy(record)))
         rows.append((threat, "worst case per sample", "", headline.robust_accuracy or "not established"))
+        if headline.majority is not None:
+            rows.append((threat, "worst case, majority vote", "", headline.majority))
     table(("threat", "attack", "success [95 %]", "accuracy left [95 %]"), rows)
     if result.corruptions:
         corrupted = [[row.get(key) for key in ("corruption", *"12345")] for row in accuracy_table(result)]
@@ -216,6 +227,7 @@ def _from_options(
     check: list[str] | None,
     corruptions: list[Corruption],
     samples: int,
+    draws: int,
     seed: int,
     device: str,
 ) -> AuditSpec:
@@ -225,7 +237,8 @@ def _from_options(
     from auditor.check import CHECKS
     from auditor.presets import find_preset
 
-    data: dict[str, Any] = {"samples": samples or None, "seed": seed, "device": device, "corruptions": corruptions}
+    data: dict[str, Any] = {"samples": samples or None, "draws": draws, "seed": seed, "device": device}
+    data["corruptions"] = corruptions
     if preset:
         chosen = find_preset(preset)
         data["threats"], data["attacks"] = chosen.build()

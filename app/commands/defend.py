@@ -241,7 +241,8 @@ def summary(study: DefenseStudy) -> None:
     own = study.evaluation
     console.print(f"[bold]{study.title}[/bold] on {len(own.samples)} images, {own.threat}")
     console.print(f"benign accuracy {own.benign}, of the model alone {own.benign_undefended}")
-    console.print(f"lowest robust accuracy {own.headline.accuracy}: {own.headline.name}")
+    vote = f" (mean over draws; by majority vote {own.headline.majority})" if own.random else ""
+    console.print(f"lowest robust accuracy {own.headline.accuracy}{vote}: {own.headline.name}")
     rows = [(row.name, "model alone", row.accuracy, "") for row in own.undefended]
     rows += [(row.name, row.knowledge, row.accuracy, "" if row.within else "beyond epsilon") for row in own.robust]
     table(("attack", "knows", "accuracy [95 %]", ""), rows)

@@ -119,6 +119,7 @@ def spec() -> AuditSpec:
             "gallery",
             "examples",
             "curve_to_zero",
+            "draws",
             "seed",
             "batch_size",
             "device",

@@ -12,7 +12,7 @@ from auditor.attack import ATTACKS
 from auditor.check import ThreatCheck
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry
-from auditor.strength import weakness
+from auditor.strength import gained, weakness
 from auditor.threat import ThreatModel
 
 KIND = "square"
@@ -36,8 +36,7 @@ class BlackBoxNotStronger(ThreatCheck):
         name, positions, black = self._black_box(inquiry, threat)
         if not len(positions):
             return Opinion(f"no attack without gradients works in {threat.norm.symbol}", applies=False)
-        white_box = np.logical_or.reduce([inquiry.fooled(item, positions) for item in white])
-        missed = black & ~white_box
+        missed = gained(black, np.maximum.reduce([inquiry.won(item, positions) for item in white]))
         evidence = f"{name} fools {int(missed.sum())} of {len(positions)} samples that no attack with gradients fools"
         flags = weakness(
             "black box is stronger",
@@ -49,21 +48,21 @@ class BlackBoxNotStronger(ThreatCheck):
         )
         return Opinion(evidence, flags)
 
-    def _black_box(self, inquiry: Inquiry, threat: ThreatModel) -> tuple[str, NDArray[np.int64], NDArray[np.bool_]]:
-        """Name, positions, and which of them were fooled without gradients."""
+    def _black_box(self, inquiry: Inquiry, threat: ThreatModel) -> tuple[str, NDArray[np.int64], NDArray[np.float64]]:
+        """Name, positions, and how far they were fooled without gradients."""
         own = [item for item in inquiry.headline(threat) if not item.attack.uses_gradients]
         if own:
             positions = np.flatnonzero(inquiry.correct)
             names = ", ".join(dict.fromkeys(item.attack.display_title() for item in own))
-            return names, positions, np.logical_or.reduce([inquiry.fooled(item, positions) for item in own])
+            return names, positions, np.maximum.reduce([inquiry.won(item, positions) for item in own])
         member = ATTACKS.members.get(KIND)
         if member is None or threat.norm not in member.norms:
-            return "", np.zeros(0, np.int64), np.zeros(0, bool)
+            return "", np.zeros(0, np.int64), np.zeros(0)
         attack = ATTACKS.build(KIND, {"queries": self.queries})
         positions = inquiry.affordable(attack)
         standing = positions[
             ~np.logical_or.reduce([inquiry.fooled(item, positions) for item in inquiry.headline(threat)])
         ]
-        fooled = np.zeros(len(positions), bool)
-        fooled[np.isin(positions, standing)] = inquiry.attack(attack, threat, standing).outcome.fooled
-        return f"{attack.display_title()} ({self.queries} queries)", positions, fooled
+        won = np.zeros(len(positions))
+        won[np.isin(positions, standing)] = inquiry.attack(attack, threat, standing).outcome.won
+        return f"{attack.display_title()} ({self.queries} queries)", positions, won

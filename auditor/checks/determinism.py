@@ -13,7 +13,10 @@ from auditor.preflight import random_output
 
 
 class Determinism(Check):
-    """The same image gets the same logits each time (AutoAttack's warning of randomised defences)."""
+    """The same image gets the same logits each time (AutoAttack's warning of randomised defences).
+
+    Where it does not, attacks average over draws, and fresh draws judge.
+    """
 
     preflight: ClassVar[bool] = True
     title: ClassVar[str] = "Determinism"

@@ -31,6 +31,17 @@ class EvalMode(Check):
         if not training and not homeless:
             return Opinion(evidence)
         named = ", ".join([*training, *homeless][:3])
+        dropping = [layer for _, layer in layers if layer.training and isinstance(layer, _DropoutNd)]
+        if len(dropping) == len(training) and not homeless and _of_its_own_accord(inquiry, dropping):
+            flag = Flag(
+                name="dropout at inference",
+                severity="warning",
+                message="The network drops out neurons when it answers.",
+                evidence=f"{evidence} ({named})",
+                remedy="Where that is meant, as a defense or for Monte Carlo dropout, the numbers are right: means over draws. "
+                "Where not, something in the network's forward pass puts these layers into training mode: take it out.",
+            )
+            return Opinion(evidence, (flag,))
         flag = Flag(
             name="training mode",
             severity="severe",
@@ -39,6 +50,19 @@ class EvalMode(Check):
             remedy="Put the network into evaluation mode and give its batch normalisation running statistics.",
         )
         return Opinion(evidence, (flag,))
+
+
+def _of_its_own_accord(inquiry: Inquiry, layers: list[_DropoutNd]) -> bool:
+    """Whether the network's forward pass puts these layers into training mode, as for Monte Carlo dropout."""
+    if not inquiry.classifier.random:
+        return False
+    for layer in layers:
+        layer.training = False
+    inquiry.classifier.logits(inquiry.images(1)[0])
+    back = all(layer.training for layer in layers)
+    for layer in layers:
+        layer.training = True
+    return back
 
 
 def _differs_in_training(layer: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from auditor.flag import Flag, Opinion
 from auditor.harness.losses import margin
 from auditor.inquiry import Inquiry
 from auditor.metrics import Rate
+from auditor.preflight import averaging
 from auditor.threat import ThreatModel
 
 FEW = 10
@@ -80,6 +81,6 @@ def _paths(inquiry: Inquiry, attack: Attack, threat: ThreatModel, positions: NDA
 
     watched = Watched(**{name: getattr(attack, name) for name in type(attack).model_fields})
     trial = inquiry.attack(watched, threat, positions)
-    final = inquiry.margins(inquiry.wanted(positions), trial.x_adv)
+    final = inquiry.margins(inquiry.wanted(positions), trial.x_adv, averaging(inquiry.classifier))
     paths = np.concatenate([paths, final.double().numpy()[:, None]], 1)
     return paths[np.isfinite(paths).all(1)]

@@ -9,7 +9,7 @@ from pydantic import Field
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry
 from auditor.records import AttackRecord
-from auditor.strength import StrongestCheck, about, weakness
+from auditor.strength import StrongestCheck, about, gained, weakness
 from auditor.threat import Norm, ThreatModel
 
 
@@ -27,7 +27,7 @@ class LargerEpsilon(StrongestCheck):
             return Opinion("no sample was fooled at the smaller epsilon", applies=False)
         epsilon = self.factor * threat.epsilon
         larger = threat.model_copy(update={"epsilon": round(epsilon) if threat.norm is Norm.L0 else epsilon})
-        lost = ~inquiry.attack(record.attack, larger, positions).outcome.fooled
+        lost = gained(inquiry.won(record, positions), inquiry.attack(record.attack, larger, positions).outcome.won)
         name = record.attack.display_title()
         evidence = f"{name}, {larger}: {int(lost.sum())} of {len(positions)} samples that {threat} fools resist"
         flags = weakness(

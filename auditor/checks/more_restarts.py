@@ -9,7 +9,7 @@ from pydantic import Field
 from auditor.check import ThreatCheck
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry, changed
-from auditor.strength import weakness
+from auditor.strength import gained, weakness
 from auditor.threat import ThreatModel
 
 
@@ -30,8 +30,8 @@ class MoreRestarts(ThreatCheck):
         )
         again = changed(record.attack, **changes)
         positions = inquiry.affordable(again)
-        before = inquiry.fooled(record, positions)
-        more = inquiry.attack(again, threat, positions).outcome.fooled & ~before
+        before = inquiry.won(record, positions)
+        more = gained(inquiry.attack(again, threat, positions).outcome.won, before)
         name = record.attack.display_title()
         evidence = (
             f"{name} with {again.runs} starts instead of {record.attack.runs} fools {int(more.sum())} more of "

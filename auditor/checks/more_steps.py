@@ -10,7 +10,7 @@ from auditor.attack import ATTACKS, Attack
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry, changed
 from auditor.records import AttackRecord
-from auditor.strength import StrongestCheck, about, weakness
+from auditor.strength import StrongestCheck, about, gained, weakness
 from auditor.threat import ThreatModel
 
 LENGTHS = ("steps", "queries")
@@ -37,23 +37,24 @@ class MoreSteps(StrongestCheck):
         if longer is None:
             return Opinion("the strongest attack has no number of steps to raise", applies=False)
         positions = inquiry.affordable(longer)
-        before = inquiry.fooled(record, positions)
-        after = inquiry.attack(longer, threat, positions).outcome.fooled
+        before = inquiry.won(record, positions)
+        after = inquiry.attack(longer, threat, positions).outcome.won
+        more, fewer = gained(after, before), gained(before, after)
         name = record.attack.display_title()
         evidence = (
             f"{longer.display_title()} with {longer.iterations} steps instead of {name} with {record.attack.iterations} fools "
-            f"{int((after & ~before).sum())} more and {int((before & ~after).sum())} fewer of {len(positions)} samples"
+            f"{int(more.sum())} more and {int(fewer.sum())} fewer of {len(positions)} samples"
         )
         flags = weakness(
             "more steps find more",
-            after & ~before,
+            more,
             f"More steps fool samples that {name} ({threat}) leaves: the robust accuracy is too high.",
             "Give the attack more steps.",
             most="warning" if inquiry.one_step(threat) else "severe",
             unknown=~inquiry.known(threat, positions),
         ) + weakness(
             "more steps find less",
-            before & ~after,
+            fewer,
             f"More steps fool fewer samples than {name} ({threat}) does.",
             "The attack does not climb its loss: its gradients mislead it.",
             about=about(record),

@@ -9,7 +9,7 @@ import numpy as np
 from auditor.check import ThreatCheck
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry
-from auditor.strength import weakness
+from auditor.strength import gained, weakness
 from auditor.threat import ThreatModel
 
 
@@ -27,9 +27,9 @@ class OneStepNotStronger(ThreatCheck):
             return Opinion("the audit does not have both kinds of attacks", applies=False)
         positions = np.flatnonzero(inquiry.correct)
         one, all_of_them = (
-            np.logical_or.reduce([inquiry.fooled(item, positions) for item in part]) for part in (single, many)
+            np.maximum.reduce([inquiry.won(item, positions) for item in part]) for part in (single, many)
         )
-        missed = one & ~all_of_them
+        missed = gained(one, all_of_them)
         names = ", ".join(item.attack.display_title() for item in single)
         evidence = f"{names} fools {int(missed.sum())} of {len(positions)} samples that no attack of many steps fools"
         flags = weakness(

@@ -14,6 +14,7 @@ from auditor.check import ThreatCheck
 from auditor.flag import Flag, Opinion
 from auditor.inquiry import Inquiry, Trial
 from auditor.metrics import Rate
+from auditor.preflight import comparing
 from auditor.randomness import RowRandom
 from auditor.strength import about
 from auditor.threat import Ball, Norm, ThreatModel
@@ -66,13 +67,16 @@ class RandomNoiseWeaker(ThreatCheck):
     def _beats_noise(self, inquiry: Inquiry, attack: Attack, threat: ThreatModel) -> Rate:
         positions = inquiry.affordable(attack)
         trial, wanted = inquiry.attack(attack, threat, positions), inquiry.wanted(positions)
-        reached = inquiry.margins(wanted, trial.x_adv)
+        model = comparing(inquiry.classifier)
+        reached = inquiry.margins(wanted, trial.x_adv, model)
         radius = _size(attack, threat, trial)
         random = RowRandom(inquiry.seed, "noise of the same size", [(int(item),) for item in inquiry.ids[positions]])
         ball = Ball(threat.norm, radius.view(-1, 1, 1, 1))
         noise = torch.full_like(reached, -torch.inf)
         for _ in range(self.draws):
-            noise = torch.maximum(noise, inquiry.margins(wanted, ball.project(ball.sample(trial.x, random), trial.x)))
+            noise = torch.maximum(
+                noise, inquiry.margins(wanted, ball.project(ball.sample(trial.x, random), trial.x), model)
+            )
         telling = (radius > 0) & ~((reached > 0) & (noise > 0))
         return Rate.of((reached > noise)[telling].numpy())
 

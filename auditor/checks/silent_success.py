@@ -27,6 +27,11 @@ class SilentSuccess(ThreatCheck):
         attack = record.attack
         if not (attack.single and attack.bounded):
             return Opinion(f"{attack.display_title()} has no single last image", applies=False)
+        if inquiry.classifier.random:
+            return Opinion(
+                "the model answers at random: fresh draws judge the image after the last step, so no step succeeds in silence",
+                applies=False,
+            )
         positions = inquiry.affordable(attack)
         last = inquiry.attack(attack, threat, positions, early_stop=False).outcome.fooled
         counted = inquiry.fooled(record, positions)

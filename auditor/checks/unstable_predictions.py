@@ -10,6 +10,7 @@ from pydantic import Field
 from auditor.check import Check
 from auditor.flag import Flag, Opinion
 from auditor.inquiry import Inquiry
+from auditor.preflight import fixed_draw
 from auditor.randomness import RowRandom
 
 
@@ -31,12 +32,13 @@ class UnstablePredictions(Check):
 
     def run(self, inquiry: Inquiry) -> Opinion:
         images, wanted = inquiry.images(self.images)
-        reference = inquiry.margins(wanted, images)
+        model = fixed_draw(inquiry.classifier)  # else one would see the draws change, not the loss
+        reference = inquiry.margins(wanted, images, model)
         random = RowRandom(inquiry.seed, "neighbours", [(row,) for row in range(len(images))])
         total = torch.zeros_like(reference)
         for _ in range(self.neighbours):
             near = (images + self.radius * (2 * random.uniform(images) - 1)).clamp(0, 1)
-            change = (inquiry.margins(wanted, near) - reference).abs()
+            change = (inquiry.margins(wanted, near, model) - reference).abs()
             total += change / reference.abs().clamp_min(1e-12)
         indicator = float((total / self.neighbours).clamp_max(1).mean())
         evidence = (

@@ -17,11 +17,12 @@ from auditor.classifier import Classifier, predicted
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.defending.table import Distances, Knowledge, RobustRow
+from auditor.drawing import DRAWS
 from auditor.evaluation import run_attack
+from auditor.harness.jury import Jury
 from auditor.harness.outcome import Finished
 from auditor.metrics import Rate
 from auditor.progress import OnProgress, no_progress
-from auditor.randomness import derive_seed
 from auditor.threat import ThreatModel
 
 SLACK = 1e-4
@@ -39,12 +40,32 @@ class Found(NamedTuple):
     adversarial: NDArray[np.bool_]
     seconds: float
 
-    def replaced(self, rows: NDArray[np.int64], other: Found) -> Found:
-        """With another attack's images at these rows; the time adds up."""
-        images = self.x_adv.index_copy(0, torch.from_numpy(rows), other.x_adv)
-        distance, fooled, adversarial = self.distance.copy(), self.fooled.copy(), self.adversarial.copy()
-        distance[rows], fooled[rows], adversarial[rows] = other.distance, other.fooled, other.adversarial
-        return Found(self.positions, images, distance, fooled, adversarial, self.seconds + other.seconds)
+
+class Judged(NamedTuple):
+    """How right a model is on n images: ``majority``, bool, the class that most draws give; ``share``, the share of fresh draws
+    that are right; ``first``, that of other draws (see ``auditor.harness.jury``). Without randomness all say the same."""
+
+    majority: NDArray[np.bool_]
+    share: NDArray[np.float64]
+    first: NDArray[np.float64]
+
+    @classmethod
+    def certain(cls, right: NDArray[np.bool_]) -> Judged:
+        return cls(right, right.astype(np.float64), right.astype(np.float64))
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was random."""
+        return bool((self.share == self.majority).all() and (self.first == self.majority).all())
+
+    @property
+    def ever(self) -> NDArray[np.bool_]:
+        """Which are worth an attack: right by some draw."""
+        return self.majority | (self.share > 0)
+
+    @property
+    def accuracy(self) -> Rate:
+        return Rate.of(self.majority) if self.whole else Rate.mean(self.share)
 
 
 @dataclass
@@ -57,6 +78,7 @@ class Bench:
     seed: int
     batch_size: int
     on_progress: OnProgress = no_progress
+    draws: int = DRAWS
     x: Tensor = field(init=False)
     labels: Tensor = field(init=False)
 
@@ -86,12 +108,28 @@ class Bench:
         classes = self.by_batch(model, lambda images: predicted(_logits(model, images)), x)
         return (classes == self.labels[torch.from_numpy(positions)]).numpy()
 
-    def timed(self, model: Classifier) -> tuple[NDArray[np.bool_], float]:
-        """Which samples a model gets right unperturbed, and the seconds that it took."""
+    def judged(self, model: Classifier, x: Tensor, positions: NDArray[np.int64]) -> Judged:
+        """How right a model is at these images, of the samples at ``positions``; one that answers at random, over fresh draws."""
+        if not model.random or not len(positions):
+            return Judged.certain(self.right(model, x, positions))
+        jury = Jury(model, self.draws, self.batch_size)
+
+        def heard(images: Tensor, labels: Tensor) -> Tensor:
+            hearing = jury.hear(images, "judge")
+            first = jury.hear(images, "choose").share(labels)
+            return torch.stack([(hearing.prediction == labels).double(), hearing.share(labels), first], 1)
+
+        majority, share, first = self.by_batch(model, heard, x, self.labels[torch.from_numpy(positions)]).numpy().T
+        return Judged(majority > 0, share, first)
+
+    def timed(self, model: Classifier) -> tuple[Judged, float]:
+        """How right a model is on the unperturbed samples, and the seconds that one answer for each took."""
         everyone = np.arange(len(self.ids))
         self.right(model, self.x[:1], everyone[:1])  # what only the first call costs
         began = time.perf_counter()
-        return self.right(model, self.x, everyone), time.perf_counter() - began
+        right = self.right(model, self.x, everyone)
+        seconds = time.perf_counter() - began
+        return self.judged(model, self.x, everyone) if model.random else Judged.certain(right), seconds
 
     def distance(self, x_adv: Tensor, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         x = self.clean(positions)
@@ -104,12 +142,12 @@ class Bench:
         positions: NDArray[np.int64],
         start: Tensor | None = None,
         *,
+        judge: Classifier | None = None,
         early_stop: bool = True,
-        run: int = 0,
     ) -> Found:
         """One attack on the samples at these positions, or on other images of them (``start``).
 
-        Each ``run`` has random numbers of its own.
+        ``judge``: the model that judges, where ``target`` is a view that may answer differently (see ``run_attack``).
         """
         x_adv = (self.clean(positions) if start is None else start).clone()
 
@@ -122,8 +160,8 @@ class Bench:
             dataset, ids = ImageDataset(images, labels.numpy()), np.arange(len(positions))
         outcome = run_attack(
             target, attack, self.threat, dataset, ids, Misclassification(labels.to(target.device)),
-            seed=derive_seed(self.seed, "run", run) if run else self.seed, batch_size=self.batch_size, early_stop=early_stop,
-            on_finished=keep, on_progress=self.on_progress,
+            seed=self.seed, batch_size=self.batch_size, early_stop=early_stop, draws=self.draws, judge=judge, on_finished=keep,
+            on_progress=self.on_progress,
         )  # fmt: skip
         distance = outcome.distance if start is None else self.distance(x_adv, positions)
         return Found(positions, x_adv, distance, outcome.fooled, np.isfinite(outcome.closest), outcome.seconds)
@@ -138,47 +176,27 @@ class Bench:
         """
         return self.attacked(target, attack, positions, start, early_stop=not attack.goes_on)
 
-    def hunted(self, view: Classifier, judge: Classifier, attack: Attack, positions: NDArray[np.int64]) -> Found:
-        """An attack on a view that answers differently from the model that judges, as with other random numbers.
-
-        An image that only just fools the view may not fool the model, so that every run makes all its steps, and the model judges
-        the last image; a sample that still stands is tried by the next run.
-        """
-        single = attack.model_copy(update={"restarts": 1})
-        found = self.attacked(view, single, positions, early_stop=False)
-        for run in range(1, attack.runs):
-            standing = np.flatnonzero(self.right(judge, found.x_adv, positions))
-            if not len(standing):
-                break
-            found = found.replaced(
-                standing, self.attacked(view, single, positions[standing], early_stop=False, run=run)
-            )
-        return found
-
-    def held(
-        self, judge: Classifier, right: NDArray[np.bool_], found: Found, *, anywhere: bool = False
-    ) -> NDArray[np.bool_]:
+    def held(self, judge: Classifier, right: Judged, found: Found, *, anywhere: bool = False) -> Judged:
         """Of all samples: right unperturbed, and right at the images found. An image beyond epsilon breaks nothing, unless
         ``anywhere``."""
         within = self.distance(found.x_adv, found.positions) <= self.threat.epsilon * (1 + SLACK) + 1e-6
-        held = right.copy()
-        held[found.positions] &= self.right(judge, found.x_adv, found.positions) | ~(within | anywhere)
+        counts, seen = within | anywhere, self.judged(judge, found.x_adv, found.positions)
+        held = Judged(right.majority.copy(), right.share.copy(), right.first.copy())
+        held.majority[found.positions] &= seen.majority | ~counts
+        if not judge.random:
+            return Judged.certain(held.majority)
+        places = found.positions[counts]
+        held.share[places], held.first[places] = seen.share[counts], seen.first[counts]
         return held
 
 
-def row(
-    name: str,
-    knowledge: Knowledge,
-    right: NDArray[np.bool_],
-    held: NDArray[np.bool_],
-    found: Found,
-    within: bool = True,
-) -> RobustRow:
-    """``right``: of all samples, those classified correctly unperturbed; the distances are of the images that broke them."""
-    broken = (right & ~held)[found.positions]
+def row(name: str, knowledge: Knowledge, right: Judged, held: Judged, found: Found, within: bool = True) -> RobustRow:
+    """``right``: how right each sample is unperturbed; the distances are of the images that broke them."""
+    broken = (right.majority & ~held.majority)[found.positions]
     return RobustRow(
-        name=name, knowledge=knowledge, accuracy=Rate.of(held), distances=Distances.of(found.distance[broken]),
-        within=within, held=held.tolist(), seconds=found.seconds,
+        name=name, knowledge=knowledge, accuracy=held.accuracy, distances=Distances.of(found.distance[broken]), within=within,
+        held=held.majority.tolist(), seconds=found.seconds,
+        share=None if held.whole else held.share.tolist(), first=None if held.whole else held.first.tolist(),
     )  # fmt: skip
 
 

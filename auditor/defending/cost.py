@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from auditor.attack import BUDGETS
-from auditor.defended import View
+from auditor.attack import BUDGETS, Attack
 from auditor.defense import Defense
+from auditor.drawing import View
+from auditor.harness.nominal import passes
 from auditor.nip.pool import CandidateDefense
-from auditor.plan import passes
 
 if TYPE_CHECKING:
     from auditor.defense_evaluation import DefenseSpec
@@ -29,22 +29,31 @@ def answer(defenses: Sequence[Defense], classes: int, view: View) -> int:
 def costs(defenses: Sequence[Defense], spec: DefenseSpec, classes: int) -> dict[str, float]:
     """Every job of an evaluation with its cost for one image that no attack fools, in forward passes of the undefended network; a
     backward pass counts as two. What the defense does to an image itself, and the few answers that judge what an attack found,
-    are left out."""
+    are left out; where the model answers at random, those are many, and counted."""
     deployed = answer(defenses, classes, View())
     adaptive = answer(defenses, classes, View(adaptive=True, draws=spec.draws))
+    random = any(defense.random for defense in defenses)
+    shown = 2 * spec.draws * deployed if random else 0  # a first set of draws and a fresh one
+
+    def through(attack: Attack, view: float) -> float:
+        return view * passes(attack) + shown * (attack.runs + 1.5)
+
     found: dict[str, float] = {}
     for attack in spec.static:
         for budget in BUDGETS:
-            found[f"static {attack.describe()} {budget}"] = passes(attack.model_copy(update={"budget": budget}))
+            judged = shown * (2 if budget == "fixed" else 1)
+            found[f"static {attack.describe()} {budget}"] = (
+                passes(attack.model_copy(update={"budget": budget})) + judged
+            )
     for attack in spec.white_box():
         found[f"undefended {attack.kind}"] = passes(attack)
-    found |= {attack.kind: adaptive * passes(attack) for attack in spec.white_box()}
-    found |= {attack.kind: deployed * passes(attack) for attack in spec.black_box()}
+    found |= {attack.kind: through(attack, adaptive) for attack in spec.white_box()}
+    found |= {attack.kind: through(attack, adaptive if random else deployed) for attack in spec.black_box()}
     if isinstance(defenses[0], CandidateDefense):
-        found |= {f"saa {attack.describe()}": passes(attack) for attack in spec.static}
+        found |= {f"saa {attack.describe()}": passes(attack) + shown for attack in spec.static}
         if spec.nearest > 1:
             view = View(adaptive=True, draws=spec.draws, nearest=spec.nearest)
-            each = answer(defenses, classes, view) * passes(spec.white_box()[0])
+            each = through(spec.white_box()[0], answer(defenses, classes, view))
             found |= {"nearest": each, "all nearest": each}
-    found |= {f"influence {item!r}": item.passes for item in spec.influence}
+    found |= {f"influence {item!r}": item.passes + shown for item in spec.influence}
     return found

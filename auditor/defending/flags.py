@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier, View
+from auditor.defended import DefendedClassifier
 from auditor.defending.comparing import EVERY_ATTACK, SampleTest
 from auditor.defending.table import RobustRow, StaticRow
 from auditor.defense import Defense
+from auditor.drawing import DRAWS, View
 from auditor.flag import Flag
 from auditor.preflight import no_gradient
 
@@ -22,10 +23,14 @@ LEVEL = 0.05
 
 
 def doubts(
-    model: DefendedClassifier, images: Tensor, robust: Sequence[RobustRow], static: Sequence[StaticRow]
+    model: DefendedClassifier,
+    images: Tensor,
+    robust: Sequence[RobustRow],
+    static: Sequence[StaticRow],
+    draws: int = DRAWS,
 ) -> tuple[Flag, ...]:
-    """Every doubt, as data. ``images``: some clean ones on the model's device."""
-    return (*_gradients(model, images), *_draws(model), *_order(robust), *_gap(robust, static))
+    """Every doubt, as data. ``images``: some clean ones on the model's device. ``draws``: how many judge a random model."""
+    return (*_gradients(model, images), *_draws(model, draws), *_order(robust), *_gap(robust, static))
 
 
 def seen_before(known: int, samples: int, dataset: ImageDataset) -> tuple[Flag, ...]:
@@ -78,23 +83,24 @@ def _gradients(model: DefendedClassifier, images: Tensor) -> tuple[Flag, ...]:
     return hidden + tuple(flag.model_copy(update={"name": "no gradient for the adaptive attacker"}) for flag in seen)
 
 
-def _draws(model: DefendedClassifier) -> tuple[Flag, ...]:
-    if not model.defense.random:
+def _draws(model: DefendedClassifier, draws: int) -> tuple[Flag, ...]:
+    if not model.random:
         return ()
     return (
         Flag(
             name="random defense",
             severity="info",
-            message="The defense draws random numbers; they belong to the bytes of the image here.",
-            evidence=f"{model.draws} draws per answer; an attacker averages over draws of his own.",
-            remedy="Read the accuracy under averaged gradients, not under a single draw.",
+            message="The defended model answers at random: its accuracies are means over draws.",
+            evidence=f"{model.draws} draws per answer; an attacker averages over {draws} of his own, and {draws} fresh answers "
+            "judge each image.",
+            remedy="Quote the number of draws with the accuracy; where mean and majority of the answers differ, quote both.",
         ),
     )
 
 
 def _lowest(rows: Sequence[RobustRow], knowledge: str) -> RobustRow | None:
     chosen = [row for row in rows if row.knowledge == knowledge and row.within]
-    return min(chosen, key=lambda row: row.accuracy.hits) if chosen else None
+    return min(chosen, key=lambda row: row.accuracy.value or 0.0) if chosen else None
 
 
 def _order(rows: Sequence[RobustRow]) -> tuple[Flag, ...]:

@@ -17,14 +17,17 @@ from auditor.capability import MemberOf
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier, View
+from auditor.defended import DefendedClassifier
 from auditor.defense import Defense
+from auditor.drawing import View
 from auditor.errors import EvaluationError, IntakeError
 from auditor.evaluation import run_attack
+from auditor.harness.jury import Jury
 from auditor.harness.outcome import Finished
 from auditor.nip.candidates import Place
 from auditor.nip.influence import head_influence, log_odds, slopes, split
 from auditor.nip.pool import CandidateDefense
+from auditor.preflight import drawn, fixed_draw
 from auditor.probes.head import penultimate
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.threat import ThreatModel
@@ -105,7 +108,9 @@ def play(
     """
     if not 0 <= sample < len(dataset):
         raise EvaluationError(f"Expected a sample from 0 to {len(dataset) - 1}, got {sample}.")
-    bare, x = innermost(model), dataset.images([sample])
+    x = dataset.images([sample])
+    bare = drawn(innermost(model), x.to(model.device, model.dtype), spec.seed, spec.draws)
+    model = around_innermost(model, bare)
     progress = StagedProgress(on_progress)
     for name in (ATTACKED, ADAPTIVE):
         progress.add(name, 1.0)
@@ -119,12 +124,12 @@ def play(
         ADAPTIVE: through, ADAPTIVE_DEFENDED: received(model, through),
     }  # fmt: skip
     judged = {DEFENDED: x_adv, ADAPTIVE_DEFENDED: through}
-    seen, predicted = _seen(model, bare, x), _logits(bare, x).argmax(1)
+    seen, predicted = _seen(model, fixed_draw(bare), x), _mean(bare, x, spec).argmax(1)
     stages = []
     for name, image in images.items():
-        alone, behind = _logits(bare, image), _logits(model, judged.get(name, image))
+        alone, behind = _mean(bare, image, spec), _mean(model, judged.get(name, image), spec)
         own, clean = (
-            [] if seen.place is None else _influence(bare, seen.place, image, classes)
+            [] if seen.place is None else _influence(fixed_draw(bare), seen.place, image, classes)
             for classes in (alone.argmax(1), predicted)
         )
         distance = float(spec.threat.ball(x).distance(image, x)[0])
@@ -142,6 +147,12 @@ def innermost(model: Classifier) -> Classifier:
     while isinstance(model, DefendedClassifier):
         model = model.inner
     return model
+
+
+def around_innermost(model: DefendedClassifier, bare: Classifier) -> DefendedClassifier:
+    """The same defenses around another network."""
+    behind = model.inner
+    return model.around(around_innermost(behind, bare) if isinstance(behind, DefendedClassifier) else bare)
 
 
 def received(model: Classifier, x: Tensor) -> Tensor:
@@ -169,7 +180,7 @@ def _attacked(
     the minimal budget and attacks without gradients end at their first success (``Attack.goes_on``).
     """
     x = dataset.images([sample])
-    if int(_logits(judge, x).argmax()) != dataset.labels[sample]:
+    if int(_mean(judge, x, spec).argmax()) != dataset.labels[sample]:
         return x
     found: list[Tensor] = []
 
@@ -179,13 +190,20 @@ def _attacked(
     labels = torch.from_numpy(dataset.labels[[sample]]).to(target.device)
     run_attack(
         target, spec.attack, spec.threat, dataset, np.array([sample]), Misclassification(labels),
-        seed=spec.seed, batch_size=1, early_stop=not spec.attack.goes_on, on_finished=keep, on_progress=on_progress,
+        seed=spec.seed, batch_size=1, early_stop=not spec.attack.goes_on, draws=spec.draws,
+        judge=judge if judge.random and judge is not target else None, on_finished=keep, on_progress=on_progress,
     )  # fmt: skip
     return found[0]
 
 
 def _logits(model: Classifier, x: Tensor) -> Tensor:
     return model.logits(x.to(model.device, model.dtype))
+
+
+def _mean(model: Classifier, x: Tensor, spec: PlaySpec) -> Tensor:
+    """Logits (B, K) of an answer; where it is random, of the mean probability of fresh draws."""
+    x = x.to(model.device, model.dtype)
+    return Jury(model, spec.draws, len(x)).hear(x, "judge").mean.log() if model.random else model.logits(x)
 
 
 def _shares(logits: Tensor) -> list[float]:

@@ -71,6 +71,10 @@ class RobustRow(_Data):
 
     ``distances``: of the images that broke a sample. ``within``: whether these lie within epsilon; other rows are shown but do
     not enter the headline. ``held``: which samples are right before and after.
+
+    Of a model that answers at random, accuracy is the mean of ``share``, the share of fresh draws that are right at the image of
+    each sample; ``first``: that of other draws, by which an image may be chosen among those of several rows; and ``held`` is what
+    most of the fresh draws say. Else, and where all draws agreed, both are None.
     """
 
     name: str
@@ -80,6 +84,13 @@ class RobustRow(_Data):
     within: bool
     held: list[bool]
     seconds: float
+    share: list[float] | None = None
+    first: list[float] | None = None
+
+    @property
+    def majority(self) -> Rate:
+        """Share of the samples that most draws get right before and after."""
+        return Rate.of(np.array(self.held, bool))
 
 
 class DefenseEvaluation(_Data):
@@ -103,9 +114,22 @@ class DefenseEvaluation(_Data):
     @property
     def headline(self) -> RobustRow:
         """The lowest robust accuracy within epsilon; of equals the first."""
-        return min((row for row in self.robust if row.within), key=lambda row: row.accuracy.hits)
+        return min((row for row in self.robust if row.within), key=lambda row: row.accuracy.value or 0.0)
 
     @property
     def worst(self) -> Rate:
-        """Samples that hold under every one of the attacks within epsilon: at most the headline."""
-        return Rate.of(np.all([row.held for row in self.robust if row.within], axis=0))
+        """Samples that hold under every one of the attacks within epsilon: at most the headline.
+
+        Of a model that answers at random, the mean over draws at the image of each sample that does worst by other draws.
+        """
+        rows = [row for row in self.robust if row.within]
+        if not any(row.share is not None for row in rows):
+            return Rate.of(np.all([row.held for row in rows], axis=0))
+        first = np.array([row.held if row.first is None else row.first for row in rows], np.float64)
+        share = np.array([row.held if row.share is None else row.share for row in rows], np.float64)
+        return Rate.mean(np.take_along_axis(share, first.argmin(0)[None], 0)[0])
+
+    @property
+    def random(self) -> bool:
+        """Whether the defended model answers at random: accuracies are then means over draws."""
+        return any(row.share is not None for row in self.robust)

@@ -20,9 +20,10 @@ from auditor.harness.fast import fast_copy
 from auditor.harness.outcome import Finished, Outcome
 from auditor.harness.query import ModelQuery, Passes, usable
 from auditor.harness.radius_search import next_radius
+from auditor.harness.rounding import slack
 from auditor.progress import OnProgress
 from auditor.randomness import derive_seed
-from auditor.threat import Norm, ThreatModel
+from auditor.threat import ThreatModel
 
 PROBED = 2
 """Images of those to attack on which a faster copy of the network must behave as the network does."""
@@ -80,10 +81,12 @@ class AttackRun:
             elif idle and self.returning is None:
                 break
             self.on_progress(self._share(), f"{self.attack.display_title()} {self.threat}")
+        return self._outcome(time.perf_counter() - began)
+
+    def _outcome(self, seconds: float) -> Outcome:
         return Outcome(
-            self.fooled, self.prediction, self.confidence, self.distance, self.closest, *self.passes,
-            time.perf_counter() - began,
-        )  # fmt: skip
+            self.fooled, self.prediction, self.confidence, self.distance, self.closest, *self.passes, seconds
+        )
 
     def _share(self) -> float:
         """Share of the work that is done; a row's finished runs and steps count, as if no further run were spared."""
@@ -105,7 +108,7 @@ class AttackRun:
 
         def ask(rows: Rows) -> ModelQuery:
             self.on_progress(0.0, f"{self.attack.display_title()} {self.threat}: fitting")
-            return ModelQuery(self.fast, rows, passes, self.batch_size)
+            return self._query(rows, passes)
 
         others = [self._new(order[other::2][: self.attack.fitted_on]) for other in (1, 0)]
         self.fitted = torch.stack([self.attack.fit(rows, ask) for rows in others])
@@ -139,20 +142,28 @@ class AttackRun:
         """These rows at the start of a run."""
         memory = {"fitted": self.fitted[self.half[rows.position]]} if self.attack.fitted_on else {}
         rows = replace(rows, step=np.zeros_like(rows.step), x_adv=rows.x, memory=memory)
-        query = ModelQuery(self.fast, rows, self.passes, self.batch_size)
+        query = self._query(rows, self.passes)
         first = self.attack.start(rows, query)
         return replace(query.updated(), x_adv=self._allowed(first, rows), memory=rows.memory)
 
     def _advance(self, rows: Rows) -> None:
         """One step of every active row."""
-        query = ModelQuery(self.fast, rows, self.passes, self.batch_size)
+        query = self._query(rows, self.passes)
         proposal = self.attack.step(rows, query)
         rows = replace(query.updated(), x_adv=self._allowed(proposal, rows), step=rows.step + 1, memory=rows.memory)
-        leaves = self._within(rows) if self.early_stop and not self._minimizing else np.zeros(len(rows), bool)
+        leaves = self._leaves(rows)
         over = ((rows.step >= self.attack.iterations) | query.retired) & ~leaves
         self.active = _some(rows, ~leaves & ~over)
         self.ended = _join(self.ended, _some(rows, over))
         self.found = _join(self.found, _some(rows, leaves))
+
+    def _query(self, rows: Rows, passes: Passes, model: Classifier | None = None) -> ModelQuery:
+        """Questions about these rows, to the fast copy or to this model."""
+        return ModelQuery(model or self.fast, rows, passes, self.batch_size)
+
+    def _leaves(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which rows need no further step."""
+        return self._within(rows) if self.early_stop and not self._minimizing else np.zeros(len(rows), bool)
 
     @property
     def _minimizing(self) -> bool:
@@ -163,7 +174,7 @@ class AttackRun:
 
     def _within(self, rows: Rows) -> NDArray[np.bool_]:
         """Which rows hold an adversarial image within their radius, but for rounding."""
-        return (rows.best_distance <= rows.epsilon + _slack(rows)).cpu().numpy()
+        return (rows.best_distance <= rows.epsilon + slack(rows)).cpu().numpy()
 
     def _confirm(self, rows: Rows) -> None:
         """The network itself judges what its faster copy found; a row that it does not confirm goes on."""
@@ -183,7 +194,7 @@ class AttackRun:
         """
         if not self.close or not self.early_stop:
             rows = replace(rows, best=rows.x, best_distance=torch.full_like(rows.best_distance, torch.inf))
-        query = ModelQuery(self.classifier, rows, self.passes, self.batch_size)
+        query = self._query(rows, self.passes, self.classifier)
         logits = query.answers()
         rows = query.updated()
         nothing = rows.best_distance.isinf()[:, None]
@@ -217,7 +228,7 @@ class AttackRun:
         if final.amin() < 0 or final.amax() > 1:
             raise EvaluationError(f"{self.attack.display_title()} left the box [0, 1].")
         epsilon = torch.full_like(distance, self.threat.epsilon)
-        fooled = (known & (distance <= epsilon + _slack(replace(rows, epsilon=epsilon)))).cpu().numpy()
+        fooled = (known & (distance <= epsilon + slack(replace(rows, epsilon=epsilon)))).cpu().numpy()
         logits = rows.best_logits
         self.fooled[place] = fooled
         self.prediction[place] = predicted(logits).cpu().numpy()
@@ -227,14 +238,6 @@ class AttackRun:
         self.finished += len(rows)
         if self.on_finished is not None:
             self.on_finished(Finished(place, rows.x, final, fooled))
-
-
-def _slack(rows: Rows) -> Tensor:
-    """Room for the float32 rounding of x + delta, (B,)."""
-    if rows.norm is Norm.L0:
-        return torch.zeros_like(rows.epsilon)
-    per_entry = {Norm.LINF: 1.0, Norm.L2: float(np.sqrt(rows.x[0].numel())), Norm.L1: float(rows.x[0].numel())}
-    return 1e-5 * rows.epsilon + 1e-7 * per_entry[rows.norm]
 
 
 def _some(rows: Rows, mask: NDArray[np.bool_]) -> Rows | None:

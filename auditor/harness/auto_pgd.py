@@ -38,6 +38,13 @@ class AutoPGD(Attack):
         return self.steps
 
     @property
+    def averages(self) -> int:
+        return self.eot
+
+    def plain(self) -> Attack:
+        return self.model_copy(update={"eot": 1})
+
+    @property
     def cost(self) -> float:
         return 3.0 * self.eot * self.steps + 1
 

@@ -27,6 +27,8 @@ def fast_copy(classifier: Classifier, images: Tensor | None = None) -> Classifie
         if classifier.defense.inside:
             return classifier
         return classifier.around(fast_copy(classifier.inner, images))
+    if classifier.random:  # a trace would keep the numbers of one draw
+        return classifier
     try:
         fast = copy.copy(classifier)
         fast._modules = dict(classifier._modules)

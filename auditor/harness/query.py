@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from auditor.attack import Gradient, Jacobian, Loss, Rows
-from auditor.classifier import input_gradient
+from auditor.classifier import Classifier, input_gradient
 from auditor.criterion import Criterion
 
 TIE = 1e-6
@@ -36,7 +36,7 @@ class Passes(NamedTuple):
 class ModelQuery:
     """The questions of one step (see ``auditor.attack.Query``), answered ``batch_size`` images at a time."""
 
-    def __init__(self, model: nn.Module, rows: Rows, passes: Passes, batch_size: int) -> None:
+    def __init__(self, model: Classifier, rows: Rows, passes: Passes, batch_size: int) -> None:
         self.model, self.rows, self.passes, self.batch_size = model, rows, passes, batch_size
         self.best, self.best_logits, self.best_distance = rows.best, rows.best_logits, rows.best_distance
         self.retired = np.zeros(len(rows), bool)
@@ -50,7 +50,7 @@ class ModelQuery:
         flat, _, images = self._flat(points)
         with torch.no_grad():
             logits = torch.cat([self.model(part) for part in flat.split(self.batch_size)])
-        self.passes.forwards[self.rows.position] += images
+        self.passes.forwards[self.rows.position] += images * self.model.draws
         self._judge(flat, logits, images)
         return logits.view(*points.shape[: points.dim() - 3], -1)
 
@@ -66,8 +66,8 @@ class ModelQuery:
             )
         ]
         value, losses, logits = (torch.cat(item) for item in zip(*parts, strict=True))
-        self.passes.forwards[self.rows.position] += images
-        self.passes.backwards[self.rows.position] += images
+        self.passes.forwards[self.rows.position] += images * self.model.draws
+        self.passes.backwards[self.rows.position] += images * self.model.draws
         self._note_blindness(value.view(len(points), -1))
         self._judge(flat, logits, images)
         lead = points.shape[: points.dim() - 3]
@@ -84,8 +84,8 @@ class ModelQuery:
                 input_gradient(chosen[:, index].sum(), points, retain_graph=index + 1 < count) for index in range(count)
             ]
         value = torch.stack(gradients, 1).contiguous()
-        self.passes.forwards[self.rows.position] += 1
-        self.passes.backwards[self.rows.position] += count
+        self.passes.forwards[self.rows.position] += self.model.draws
+        self.passes.backwards[self.rows.position] += count * self.model.draws
         self._note_blindness(value.flatten(1))
         self._judge(points.detach(), logits.detach(), 1)
         return Jacobian(value.nan_to_num(0.0, 0.0, 0.0), chosen.detach(), usable(logits.detach()))
@@ -127,6 +127,7 @@ class ModelQuery:
         criterion = self.rows.criterion
         if images > 1:
             criterion = criterion[torch.arange(len(self.rows), device=points.device).repeat_interleave(images)]
+        self._look(points, logits, criterion, images)
         index = criterion.is_adversarial(logits).nonzero().squeeze(1)
         if not len(index):
             return
@@ -140,9 +141,18 @@ class ModelQuery:
             index, owner, distance = index[first], owner[first], distance[first]
         closer = distance < self.best_distance[owner] * (1 - TIE)
         index, owner, distance = index[closer], owner[closer], distance[closer]
+        sure = self._sure(points[index], criterion[index], owner)
+        index, owner, distance = index[sure], owner[sure], distance[sure]
         self.best = self.best.index_copy(0, owner, points[index].detach())
         self.best_logits = self.best_logits.index_copy(0, owner, logits[index].detach())
         self.best_distance = self.best_distance.index_copy(0, owner, distance)
+
+    def _look(self, points: Tensor, logits: Tensor, criterion: Criterion, images: int) -> None:
+        """See every image that was asked about, ``images`` to a row, adversarial or not."""
+
+    def _sure(self, points: Tensor, criterion: Criterion, owner: Tensor) -> Tensor:
+        """Which of these adversarial images, of the rows ``owner``, do count; bool."""
+        return torch.ones_like(owner, dtype=torch.bool)
 
 
 def _seen_before(owner: Tensor, chosen: Tensor) -> Tensor:

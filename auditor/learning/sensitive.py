@@ -18,12 +18,17 @@ from auditor.evaluation import run_attack
 from auditor.harness.outcome import Finished
 from auditor.learning.passes import Passes
 from auditor.neurons import list_layers
+from auditor.preflight import drawn, fixed_draw
 from auditor.progress import OnProgress, no_progress
 from auditor.ranking.sensitivity import LayerSensitivity, SensitivityMeter
 from auditor.threat import ThreatModel
 
 LAST_LAYERS = 6
 """Convolutions that count as the last ones: conv8 to conv13 of VGG-16 (Zhang et al. 2020); of small networks the later half."""
+
+
+PROBED, DRAWN = 8, 5
+"""Images on which it is found out whether the network answers at random, and draws that the attack then averages over."""
 
 
 class Sensitivities(NamedTuple):
@@ -47,7 +52,9 @@ def sensitivities(
     on_progress: OnProgress = no_progress,
 ) -> Sensitivities:
     """Of clean images and their twins by PGD, all steps on every image (Zhang et al. 2020, arXiv 1909.06978, eq. 1)."""
-    meter = SensitivityMeter(classifier)
+    few = dataset.images(ids[:PROBED]).to(classifier.device, classifier.dtype)
+    classifier = drawn(classifier, few, seed, DRAWN)
+    meter = SensitivityMeter(fixed_draw(classifier))
 
     def add(finished: Finished) -> None:
         meter.add(finished.x, finished.x_adv)

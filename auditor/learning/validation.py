@@ -16,10 +16,14 @@ from auditor.errors import MismatchError
 from auditor.evaluation import clean_pass, run_attack
 from auditor.learning.passes import Passes
 from auditor.metrics import Rate
+from auditor.preflight import drawn
 from auditor.progress import OnProgress, no_progress, part_of
 from auditor.threat import ThreatModel
 from auditor.training_result import Best
 from auditor.training_spec import TrainingSpec
+
+PROBED, VALIDATION_DRAWS = 8, 5
+"""Images on which it is found out whether the network answers at random, and draws for one that does: it is asked every epoch."""
 
 
 class Validation(NamedTuple):
@@ -41,18 +45,25 @@ def validate(
     batch_size: int,
     on_progress: OnProgress = no_progress,
 ) -> Validation:
-    """PGD with so many steps on every image that is classified correctly. Raises EvaluationError on NaN logits."""
+    """PGD with so many steps on every image that is classified correctly (by any draw, where the network answers at random; the
+    accuracies are means over draws then). Raises EvaluationError on NaN logits."""
+    few = dataset.images(ids[:PROBED]).to(classifier.device, classifier.dtype)
+    classifier = drawn(classifier, few, seed, VALIDATION_DRAWS)
     clean = clean_pass(classifier, dataset, ids, batch_size=batch_size, on_progress=part_of(on_progress, 0, 0.1))
     labels = dataset.labels[ids]
-    correct = np.flatnonzero(clean.prediction == labels)
+    right = (clean.prediction == labels).astype(np.float64) if clean.right is None else clean.right
+    correct = np.flatnonzero(right > 0)
     outcome = run_attack(
         classifier, ATTACKS.build("pgd", {"steps": steps, "step_size": step_size(steps)}), threat, dataset, ids[correct],
         Misclassification(torch.from_numpy(labels[correct]).to(classifier.device)),
         seed=seed, batch_size=batch_size, on_progress=part_of(on_progress, 0.1, 1),
     )  # fmt: skip
     passes = Passes(len(ids) + int(outcome.forwards.sum()), int(outcome.backwards.sum()))
-    standing = int((~outcome.fooled).sum())
-    return Validation(Rate.count(len(correct), len(ids)), Rate.count(standing, len(ids)), passes)
+    held = np.zeros(len(ids))
+    held[correct] = 1 - outcome.won
+    if clean.right is None:
+        return Validation(Rate.of(right > 0), Rate.of(held > 0), passes)
+    return Validation(Rate.mean(right), Rate.mean(held), passes)
 
 
 def step_size(steps: int) -> float:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from auditor.classifier import Classifier, finite, input_gradient
-from auditor.defended import DefendedClassifier, View
+from auditor.defended import DefendedClassifier
+from auditor.drawing import View
 from auditor.errors import EvaluationError
 from auditor.neurons import LayerKind, watch
 from auditor.nip.influence import Parts, head_influence, predicted_odds, slopes

@@ -64,7 +64,7 @@ def budget_named(budget: Budget, evaluation: DefenseEvaluation) -> str:
 
 def weakest(rows: tuple[RobustRow, ...]) -> RobustRow | None:
     """The row of the lowest accuracy, of equals the first; None without any."""
-    return min(rows, key=lambda row: row.accuracy.hits, default=None)
+    return min(rows, key=lambda row: row.accuracy.value or 0.0, default=None)
 
 
 def withheld(evaluation: DefenseEvaluation) -> str:
@@ -118,17 +118,24 @@ def sentences(evaluation: DefenseEvaluation) -> list[str]:
     if doubt:
         return [f"What is left under attack is not established: {doubt}"]
     lowest, bare = evaluation.headline, weakest(evaluation.undefended)
+    votes = ", by majority vote" if evaluation.random else ""
     n = lowest.accuracy.n
     said = [
         f"Within {evaluation.threat}, the model behind {defenses_named(evaluation)} keeps the right class on at most "
         f"{lowest.accuracy} of {n} samples. This is the lowest of all attacks within epsilon ({lowest.name}); a stronger "
         f"attack can only lower it. {evaluation.worst} hold under every one of them."
     ]
+    if evaluation.random:
+        said.append(
+            "It answers at random: accuracies are means over fresh draws at the images found. By majority vote "
+            f"{lowest.majority} of the samples stay right."
+        )
     if bare is not None:
         gain = paired_difference(np.array(bare.held), np.array(lowest.held))
         told = "no clear gain" if gain.low <= 0 <= gain.high else "a gain" if gain.value > 0 else "a loss"
         said.append(
-            f"Undefended, {bare.accuracy} remain ({bare.name}): {told}, {show_difference(gain)} points on the same samples."
+            f"Undefended, {bare.accuracy} remain ({bare.name}): {told}, {show_difference(gain)} points on the same samples"
+            f"{votes}."
         )
     return said
 
@@ -175,7 +182,8 @@ def _table(evaluation: DefenseEvaluation) -> Section:
         "right (defense success rate); all other rows count all samples, so that a sample wrong from the start counts against "
         "the model. The headline is the lowest row within epsilon. Distances are those of the images that were shown (static "
         "rows) or that broke a sample (others). Rows outside epsilon follow the NIP paper's recipes, which have no budget, "
-        "and never enter the headline. Intervals: Wilson.",
+        "and never enter the headline. Intervals: Wilson."
+        + (" The model answers at random: every accuracy is a mean over draws." if evaluation.random else ""),
     )
     return Section(key="table", title="Everything in one table", blocks=(table,))
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from auditor import audit
 from auditor.audit_spec import AuditSpec
-from auditor.result import AuditResult
+from auditor.result import AuditResult, Headline
 from worker.job import Context, Job, Output
 from worker.lineage import Lineage
 
@@ -41,13 +41,17 @@ class AuditJob(Job):
         return Output(result.model_dump_json().encode(), summarize(result), tuple(sorted(context.folder.iterdir())))
 
 
+def _majority(headline: Headline) -> dict[str, Any]:
+    return {} if headline.majority is None else {"majority": headline.majority.value}
+
+
 def summarize(result: AuditResult) -> dict[str, Any]:
     """The numbers that a list of audits shows."""
     return {
         "samples": len(result.samples),
         "clean": result.clean_accuracy.model_dump(),
         "robust": [
-            {"threat": str(headline.threat), **headline.robust_accuracy.model_dump()}
+            {"threat": str(headline.threat), **headline.robust_accuracy.model_dump(), **_majority(headline)}
             for headline in result.headlines
             if headline.robust_accuracy is not None
         ],

@@ -52,7 +52,7 @@ class EvaluateDefenseJob(Job):
 def summarize(result: DefenseStudy) -> dict[str, Any]:
     """The numbers that a list of evaluations shows. ``undefended``: the lowest accuracy of the model by itself."""
     own = result.evaluation
-    lowest = min((row.accuracy for row in own.undefended), key=lambda rate: rate.hits)
+    lowest = min((row.accuracy for row in own.undefended), key=lambda rate: rate.value or 0.0)
     return {
         "defense": result.title,
         "samples": len(own.samples),

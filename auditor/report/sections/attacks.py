@@ -19,6 +19,17 @@ MINIMAL_NORM = (
 )
 
 
+_FIXED = (
+    "Each attack ran on every sample that the model classifies correctly. Success counts an image as soon as the model sees it "
+    "misclassified within the budget, at any step and restart; the harness, not the attack, projects and judges."
+)
+_RANDOM = (
+    "The model answers at random: each attack ran on every sample that any of {draws} draws classifies correctly, saw the mean "
+    "of {draws} draws in every answer, and made all its steps. Of the images that its runs left, {draws} draws chose one, and "
+    "{draws} fresh draws judged it. Success: most of these give the attacker what he wants. Accuracy left: the mean over them."
+)
+
+
 class AttackTable(ReportSection):
     """One row per attack and threat model: success, accuracy left, distance, cost."""
 
@@ -28,9 +39,8 @@ class AttackTable(ReportSection):
     def build(self, result: AuditResult) -> Section:
         blocks: list[AnyBlock] = [
             Text(
-                text=f"Goal of the attacker: {result.spec.goal}. Each attack ran on every sample that the model classifies "
-                "correctly. Success counts an image as soon as the model sees it misclassified within the budget, at any step "
-                "and restart; the harness, not the attack, projects and judges."
+                text=f"Goal of the attacker: {result.spec.goal}. "
+                + (_RANDOM.format(draws=result.spec.draws) if result.random else _FIXED)
             )
         ]
         blocks += [_table(result, threat) for threat in result.spec.threats]
@@ -42,8 +52,16 @@ def _table(result: AuditResult, threat: ThreatModel) -> Table:
     rows = [_row(result, record) for record in records]
     smallest = any(record.attack.budget == "minimal" for record in records)
     worst = result.robust_accuracy(threat)
-    attackable = int(result.samples.correct.sum())
-    fooled = int((result.samples.correct & result.fooled(threat)).sum())
+    attackable = int((result.samples.correct | (result.clean_right > 0)).sum())
+    fooled = int(((result.samples.correct | result.random) & result.fooled(threat)).sum())
+    if result.random:
+        rows.append(
+            {
+                "attack": "worst case per sample, majority vote",
+                "attacked": attackable,
+                "accuracy": "not established" if result.headline_withheld else str(Rate.of(result.robust(threat))),
+            }
+        )
     rows.append(
         {"attack": "worst case per sample", "attacked": attackable, "success": str(Rate.count(fooled, attackable))}
         | {"accuracy": "not established" if result.headline_withheld else str(worst)}
@@ -55,7 +73,9 @@ def _table(result: AuditResult, threat: ThreatModel) -> Table:
             Column(key="parameters", title="Parameters"),
             Column(key="attacked", title="Attacked"),
             Column(key="success", title="Success [95 %]"),
-            Column(key="accuracy", title="Accuracy left [95 %]"),
+            Column(key="accuracy", title=f"Accuracy left, mean over {result.spec.draws} draws [95 %]")
+            if result.random
+            else Column(key="accuracy", title="Accuracy left [95 %]"),
             Column(key="distance", title="Median distance", format=".4g"),
             *([Column(key="minimal", title="Median minimal norm", format=".4g")] if smallest else []),
             Column(key="forwards", title="Forwards / image", format=".1f"),

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from auditor.metrics import Rate
 from auditor.report.blocks import AnyBlock, Column, Section, Table
 from auditor.report.section import ReportSection
 from auditor.result import AuditResult
@@ -26,7 +25,7 @@ class Classes(ReportSection):
 
 
 def _table(result: AuditResult, threat: ThreatModel) -> Table:
-    labels, robust = np.array(result.samples.labels), result.robust(threat)
+    labels, held = np.array(result.samples.labels), result.held(threat)
     model, destinations = result.provenance.model, _destinations(result, threat)
     rows: list[dict[str, Any]] = []
     for label in sorted(set(labels.tolist())):
@@ -38,8 +37,8 @@ def _table(result: AuditResult, threat: ThreatModel) -> Table:
             {
                 "class": model.class_name(label),
                 "samples": int(mine.sum()),
-                "clean": str(Rate.of(result.samples.correct[mine])),
-                "robust": "not established" if result.headline_withheld else str(Rate.of(robust[mine])),
+                "clean": str(result.rate(result.clean_right[mine])),
+                "robust": "not established" if result.headline_withheld else str(result.rate(held[mine])),
                 "into": f"{model.class_name(most[0][0])} ({most[0][1]})" if most else None,
             }
         )
@@ -53,7 +52,12 @@ def _table(result: AuditResult, threat: ThreatModel) -> Table:
             Column(key="into", title="Fooled most often into"),
         ),
         rows=tuple(rows),
-        caption="Robust: correct and fooled by no attack. The last column counts, over all attacks of this threat model, the "
+        caption=(
+            f"Means over {result.spec.draws} draws, robust at the worst image of each sample."
+            if result.random
+            else "Robust: correct and fooled by no attack."
+        )
+        + " The last column counts, over all attacks of this threat model, the "
         "wrong class at the first adversarial image of each sample.",
     )
 

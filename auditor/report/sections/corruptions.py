@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from auditor.corruption import SEVERITIES, is_small
-from auditor.metrics import Rate
 from auditor.report.blocks import Column, Figure, Section, Table, Text
 from auditor.report.section import ReportSection
 from auditor.result import AuditResult
@@ -50,7 +49,7 @@ class Corruptions(ReportSection):
 def accuracy_rows(result: AuditResult) -> list[dict[str, Any]]:
     """The cells of the chart ``grid``, the clean accuracy in front of each row."""
     rates = [
-        (record.corruption.display_title(), record.corruption.severity, Rate.of(result.corrupted(record)))
+        (record.corruption.display_title(), record.corruption.severity, result.rate(result.corrupted_right(record)))
         for record in result.corruptions
     ]
     titles = dict.fromkeys(title for title, _, _ in rates)
@@ -66,9 +65,9 @@ def accuracy_table(result: AuditResult) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     values: dict[str, list[float]] = {}
     for record in result.corruptions:
-        title, correct = record.corruption.display_title(), result.corrupted(record)
-        rows.setdefault(title, {"corruption": title})[str(record.corruption.severity)] = str(Rate.of(correct))
-        values.setdefault(title, []).append(float(correct.mean()))
+        title, right = record.corruption.display_title(), result.corrupted_right(record)
+        rows.setdefault(title, {"corruption": title})[str(record.corruption.severity)] = str(result.rate(right))
+        values.setdefault(title, []).append(float(right.mean()))
     return [row | {"mean": float(np.mean(values[title]))} for title, row in rows.items()]
 
 
@@ -82,6 +81,7 @@ def _table(result: AuditResult) -> Table:
             Column(key="mean", title="Mean", format=".1%"),
         ),
         rows=tuple(rows),
-        caption=f"Share of all {len(result.samples)} samples, with the Wilson interval; unperturbed {result.clean_accuracy}. "
+        caption=(f"Mean over {result.spec.draws} draws of all" if result.random else "Share of all")
+        + f" {len(result.samples)} samples, with the Wilson interval; unperturbed {result.clean_accuracy}. "
         "Mean: over the severities measured; in the last row over the corruptions.",
     )

@@ -28,13 +28,18 @@ class AccuracyCurve(ReportSection):
                 + (" (robust accuracy not established)" if result.headline_withheld else ""),
                 rows=tuple(curve_rows(result, threat, result.provenance.model.name)),
                 options=curve_options(threat),
-                reading="Each point is the share of all samples classified correctly and fooled by no attack within that "
-                "epsilon; the band is the 95 % Wilson interval, the dashed rule the epsilon of the headline. A sound "
-                "evaluation falls towards 0 as epsilon grows.",
+                reading=f"{_point(result)} within that epsilon; the band is the 95 % Wilson interval, the dashed rule the "
+                "epsilon of the headline. A sound evaluation falls towards 0 as epsilon grows.",
             )
             for threat in leading.values()
         ]
         return Section(key=self.kind, title="Robust accuracy against epsilon", blocks=tuple(figures))
+
+
+def _point(result: AuditResult) -> str:
+    if result.random:
+        return "Each point is the share of right answers, over fresh draws at the worst image of each sample that attacks found"
+    return "Each point is the share of all samples classified correctly and fooled by no attack"
 
 
 def curve_options(threat: ThreatModel) -> dict[str, Any]:

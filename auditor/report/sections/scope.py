@@ -31,6 +31,9 @@ class Scope(ReportSection):
             "Samples audited": f"{len(result.samples)} of {data.samples}, drawn by seed {result.spec.seed}",
             "Clean accuracy": str(result.clean_accuracy),
         }
+        if result.random:
+            draws, batch = result.spec.draws, result.provenance.batch_size
+            facts["Answers"] = f"at random: means over {draws} draws, seeded, in batches of {batch}"
         return Section(
             key=self.kind,
             title="What was audited",

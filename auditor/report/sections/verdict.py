@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from auditor.metrics import Rate
 from auditor.report.blocks import AnyBlock, Measure, Measures, Section, Text
 from auditor.report.section import ReportSection
 from auditor.result import AuditResult
+from auditor.threat import ThreatModel
 
 _TONES: dict[str, Literal["note", "warning", "bad"]] = {"info": "note", "warning": "warning", "severe": "bad"}
 
@@ -38,6 +40,9 @@ def sentences(result: AuditResult) -> list[str]:
     for threat in result.spec.threats:
         attacks = ", ".join(dict.fromkeys(attack.display_title() for attack in result.spec.attacks_for(threat)))
         robust = result.robust_accuracy(threat)
+        if result.random:
+            said.append(_said_of_draws(result, threat, robust, attacks))
+            continue
         said.append(
             f"Within {threat}, goal {result.spec.goal}, the model keeps the right class on at most {robust} of "
             f"{n} samples. The attacks tried were {attacks}; a stronger attack can only lower this number."
@@ -45,7 +50,23 @@ def sentences(result: AuditResult) -> list[str]:
     return said
 
 
+def _said_of_draws(result: AuditResult, threat: ThreatModel, robust: Rate, attacks: str) -> str:
+    draws, majority = result.spec.draws, Rate.of(result.robust(threat))
+    return (
+        f"The model answers at random. Within {threat}, goal {result.spec.goal}, at most {robust} of its answers keep the right "
+        f"class, on average over {len(result.samples)} samples and {draws} fresh draws of each; the answer that most draws give "
+        f"stays right on {majority} of the samples. The attacks tried were {attacks}, each through the mean of {draws} draws; a "
+        "stronger attack can only lower these numbers."
+    )
+
+
 def _clean(result: AuditResult) -> Measure:
+    if result.random:
+        return result.clean_accuracy.measure(
+            f"Clean accuracy, mean over {result.spec.draws} draws", higher_is_better=True,
+            explanation="Share of the answers on the unperturbed samples that are right. By majority vote: "
+            f"{Rate.of(result.samples.correct)}.",
+        )  # fmt: skip
     return result.clean_accuracy.measure(
         "Clean accuracy", higher_is_better=True, explanation="Share of the unperturbed samples classified correctly."
     )
@@ -60,6 +81,15 @@ def _robust(result: AuditResult) -> list[Measure]:
             )
             for threat in result.spec.threats
         ]
+    if result.random:
+        return [
+            result.robust_accuracy(threat).measure(
+                f"Robust accuracy, mean over {result.spec.draws} draws, {threat}", higher_is_better=True,
+                explanation="Share of right answers, over fresh draws at the worst image of each sample that the attacks of this "
+                f"audit found. By majority vote: {Rate.of(result.robust(threat))}.",
+            )
+            for threat in result.spec.threats
+        ]  # fmt: skip
     return [
         result.robust_accuracy(threat).measure(
             f"Robust accuracy, {threat}", higher_is_better=True, explanation=explanation

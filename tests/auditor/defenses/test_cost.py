@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
-from auditor.defended import View
 from auditor.defending.cost import answer, costs
 from auditor.defending.sweep import Sweep
 from auditor.defense import NOTHING, Defense, State
 from auditor.defense_evaluation import DefenseSpec, evaluate
 from auditor.defense_study import StudySpec, study_cost
+from auditor.drawing import View
+from auditor.harness.nominal import passes
 from auditor.nip.adaptive import paper_attacks
-from auditor.plan import passes
 from auditor.threat import ThreatModel
 from tests.auditor.defenses.small import default, fitted, images, network
 

@@ -14,9 +14,10 @@ from auditor.attack import ATTACKS
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier, View, surest
+from auditor.defended import DefendedClassifier, surest
 from auditor.defending.files import Lineage, read_stack, write_stack
 from auditor.defense import DEFENSES, Defense, ImageDefense, defended, fit_stack
+from auditor.drawing import View
 from auditor.errors import IntakeError, MismatchError
 from auditor.evaluation import clean_pass, run_attack
 from auditor.harness.fast import fast_copy

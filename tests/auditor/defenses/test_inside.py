@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
-from auditor.defended import View
 from auditor.defenses.neuron_selecting import NeuronSelecting
 from auditor.defenses.sap import SAP
+from auditor.drawing import View
 from auditor.errors import EvaluationError
 from auditor.randomness import RowRandom
 from tests.nets import SHAPE, deeper_classifier, labelled

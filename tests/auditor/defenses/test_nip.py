@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import softmax
 
 from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.defended import View
 from auditor.defense import DEFENSES, Defense, State
 from auditor.defenses.nip import NIP
 from auditor.defenses.nip_n import NIPNeurons
+from auditor.drawing import View
 from auditor.errors import EvaluationError
 from auditor.nip.candidates import Place, nearest, normalised, outputs, read, similarity
 from auditor.nip.influence import split

@@ -12,10 +12,11 @@ from scipy import fft, optimize
 from torch import Tensor
 
 from auditor.colour import from_luma_chroma, to_luma_chroma
-from auditor.defended import DefendedClassifier, Passing, View
+from auditor.defended import DefendedClassifier, Passing
 from auditor.defense import DEFENSES, NOTHING, ImageDefense
 from auditor.defenses.feature_distillation import FeatureDistillation
 from auditor.defenses.total_variation import TotalVarianceMinimization, objective
+from auditor.drawing import View
 from auditor.preflight import no_gradient
 from tests.auditor.defenses.small import behind, images, network
 
