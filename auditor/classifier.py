@@ -114,7 +114,8 @@ class Classifier(nn.Module):
     """An image classifier, ready to be measured: eval mode, frozen weights, normalisation inside.
 
     Call it with float images of shape (B, C, H, W) in [0, 1]; it returns logits of shape (B, K).
-    ``input_shape`` is (C, H, W). Raises MismatchError for images of another shape.
+    ``input_shape`` is (C, H, W). ``declared_accuracy``: the share of images that the model is said to classify correctly, which
+    vetting compares with what it sees. Raises MismatchError for images of another shape.
     """
 
     def __init__(
@@ -126,11 +127,13 @@ class Classifier(nn.Module):
         normalization: Normalization = NORMALIZATIONS["none"],
         class_names: Sequence[str] | None = None,
         name: str = "classifier",
+        declared_accuracy: float | None = None,
     ) -> None:
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
             raise MismatchError(f"The model has {num_classes} classes, but {len(class_names)} class names were given.")
         self.name = name
+        self.declared_accuracy = declared_accuracy
         self.input_shape = input_shape
         self.num_classes = num_classes
         self.class_names = tuple(class_names) if class_names is not None else None
@@ -223,6 +226,7 @@ class Classifier(nn.Module):
             normalization=normalization,
             class_names=self.class_names,
             name=self.name,
+            declared_accuracy=self.declared_accuracy,
         )
         other.sampling = self.sampling
         return other.to(self.device, self.dtype)

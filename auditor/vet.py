@@ -7,48 +7,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from auditor.classifier import NO_CLASS, NORMALIZATIONS, Classifier, Normalization, predicted
+from auditor.classifier import Classifier, Normalization
 from auditor.dataset import ImageDataset
+from auditor.declaration import Seen, check_declaration
 from auditor.errors import MismatchError
 from auditor.evaluation import clean_pass
 from auditor.flag import Flag
-from auditor.metrics import Rate, paired_difference
+from auditor.metrics import Rate
 from auditor.neurons import list_layers
+from auditor.normalizations import Candidate, describe_ties
 from auditor.preflight import batch_dependence, drawn, no_gradient, probabilities, random_output, unrepeatable
 from auditor.progress import OnProgress, no_progress
 from auditor.unanswered import without_answer
 
 VET_SAMPLES = 512
-"""Enough to tell a difference of a few points; seven forward passes over them stay cheap."""
-
-SIGNIFICANT = 0.01 / 8
-"""Level of the paired test of another normalisation, 1 % shared by the up to eight candidates."""
-
-CLEARLY_BETTER, FAR_BETTER = 0.02, 0.10
-"""Points of accuracy by which another normalisation must lead for a warning, and for withholding a headline."""
-
-
-class Candidate(BaseModel):
-    """A normalisation, how it scores on the data, and how far it leads the declared one (paired, same samples)."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    normalization: Normalization
-    accuracy: Rate
-    lead: float
-    lead_low: float
-    lead_high: float
-    p: float
+"""Enough to tell a difference of a few points; ten forward passes over them stay cheap."""
 
 
 class ClassifierCard(BaseModel):
-    """What vetting saw. ``accuracy`` and ``candidates`` need a data set; without one they are None and empty."""
+    """What vetting saw. ``accuracy`` and ``candidates`` need a data set; without one they are None and empty.
+
+    ``declared_accuracy``: what the model was said to have. ``tied``: whether the declared normalisation is among those of the
+    best clean accuracy; ``robust``: its accuracy under a five-step PGD at ``epsilon`` (L∞), where others tie with it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -63,10 +47,19 @@ class ClassifierCard(BaseModel):
     accuracy: Rate | None
     candidates: tuple[Candidate, ...]
     flags: tuple[Flag, ...]
+    declared_accuracy: float | None = None
+    tied: bool = False
+    robust: Rate | None = None
+    epsilon: float | None = None
     forward_seconds: float | None = None
     """Time of one forward pass, per image of a full batch, where the vetting ran."""
     random: bool = False
     """Whether the model answers at random: then the accuracies are of one draw per image."""
+
+    @property
+    def ties(self) -> str:
+        """Which normalisations clean accuracy does not tell apart, and what PGD leaves of each, as a sentence; or nothing."""
+        return describe_ties(self.candidates, self.tied, self.robust, self.epsilon)
 
 
 def vet(
@@ -78,13 +71,14 @@ def vet(
     seed: int = 0,
     on_progress: OnProgress = no_progress,
 ) -> ClassifierCard:
-    """Look the model over: two batches through, finite logits, a gradient that flows, accuracy under the declared
-    normalisation and under the likely mistakes. Raises MismatchError when model and data set do not fit, EvaluationError
-    when the network returns NaN or something that is not logits.
+    """Look the model over: two batches through, finite logits, a gradient that flows; accuracy under the declared
+    normalisation and under the likely mistakes (see ``auditor.declaration``).
+
+    Raises MismatchError when model and data set do not fit, EvaluationError when the network returns something that is not
+    logits, or NaN for every image.
     """
     flags: list[Flag] = []
-    accuracy: Rate | None = None
-    candidates: tuple[Candidate, ...] = ()
+    declared: Seen | None = None
     if dataset is None:
         images = torch.rand(16, *classifier.input_shape, generator=torch.Generator().manual_seed(seed))
         classifier = drawn(classifier, images.to(classifier.device, classifier.dtype), seed)
@@ -101,10 +95,10 @@ def vet(
         images = dataset.images(few if len(few) > 1 else usable[:16])
     flags += _runs(classifier, images.to(classifier.device, classifier.dtype))
     if dataset is not None:
-        accuracy, candidates, doubts = check_normalization(
-            classifier, dataset, ids, batch_size=batch_size, on_progress=on_progress
+        declared = check_declaration(
+            classifier, dataset, ids, batch_size=batch_size, seed=seed, on_progress=on_progress
         )
-        flags += doubts
+        flags += declared.flags
     layers = list_layers(classifier)
     return ClassifierCard(
         parameters=count_parameters(classifier),
@@ -116,10 +110,14 @@ def vet(
         },
         normalization=classifier.normalization,
         dataset=dataset.name if dataset is not None else None,
-        samples=0 if accuracy is None else accuracy.n,
-        accuracy=accuracy,
-        candidates=candidates,
+        samples=0 if declared is None else declared.accuracy.n,
+        accuracy=None if declared is None else declared.accuracy,
+        candidates=() if declared is None else declared.normalizations.candidates,
         flags=tuple(flags),
+        declared_accuracy=classifier.declared_accuracy,
+        tied=declared is not None and declared.normalizations.tied,
+        robust=None if declared is None else declared.normalizations.robust,
+        epsilon=None if declared is None else declared.normalizations.epsilon,
         forward_seconds=_forward_seconds(classifier, images),
         random=classifier.random,
     )
@@ -158,127 +156,9 @@ def check_fit(classifier: Classifier, dataset: ImageDataset) -> None:
         )
 
 
-def check_normalization(
-    classifier: Classifier,
-    dataset: ImageDataset,
-    ids: NDArray[np.int64],
-    *,
-    batch_size: int,
-    on_progress: OnProgress = no_progress,
-) -> tuple[Rate, tuple[Candidate, ...], list[Flag]]:
-    """Accuracy under the declared normalisation and under the likely mistakes, and the doubts that follow."""
-    labels = dataset.labels[ids]
-    choices = likely_mistakes(classifier)
-    declared = _predictions(classifier, dataset, ids, batch_size)
-    correct = declared == labels
-    candidates = []
-    for done, (name, normalization) in enumerate(choices.items(), 1):
-        other = _predictions(classifier.with_normalization(normalization), dataset, ids, batch_size) == labels
-        lead = paired_difference(correct, other)
-        candidates.append(
-            Candidate(
-                name=name,
-                normalization=normalization,
-                accuracy=Rate.of(other),
-                lead=lead.value,
-                lead_low=lead.low,
-                lead_high=lead.high,
-                p=lead.p,
-            )
-        )
-        on_progress(done / len(choices), "normalisation")
-    accuracy = Rate.of(correct)
-    flags = [*_better_normalization(accuracy, candidates), *_order_of_classes(classifier, declared, labels)]
-    return accuracy, tuple(candidates), flags
-
-
-def likely_mistakes(classifier: Classifier) -> dict[str, Normalization]:
-    """The normalisations that are commonly declared, or left out, by mistake; without the declared one."""
-    declared = classifier.normalization
-    channels = classifier.input_shape[0]
-    named = {
-        "none": "none",
-        "ImageNet's": "imagenet",
-        "CIFAR-10's": "cifar10",
-        "0.5 / 0.5": "half",
-        "MNIST's": "mnist",
-        "Fashion-MNIST's": "fashion-mnist",
-    }
-    choices = {
-        title: NORMALIZATIONS[name] for title, name in named.items() if len(NORMALIZATIONS[name].mean) in (1, channels)
-    }
-    if channels == 3:
-        choices = {title: item for title, item in choices.items() if "MNIST" not in title}
-        swapped = "RGB" if declared.channel_order == "BGR" else "BGR"
-        choices[f"as declared, but {swapped}"] = declared.model_copy(update={"channel_order": swapped})
-    other_range = "0-1" if declared.value_range == "0-255" else "0-255"
-    choices[f"as declared, but pixels {other_range}"] = declared.model_copy(update={"value_range": other_range})
-    return {title: item for title, item in choices.items() if item.for_channels(channels) != declared}
-
-
-def _predictions(
-    classifier: Classifier, dataset: ImageDataset, ids: NDArray[np.int64], batch_size: int
-) -> NDArray[np.int64]:
-    parts = []
-    with torch.no_grad():
-        for batch in dataset.batches(ids, batch_size):
-            parts.append(predicted(classifier(batch.images.to(classifier.device, classifier.dtype))).cpu().numpy())
-    return np.concatenate(parts)
-
-
 def _runs(classifier: Classifier, images: Tensor) -> list[Flag]:
     """A few batches through: finite, repeatable, independent of their neighbours, with a gradient that reaches the input."""
     flags = [*random_output(classifier, images).flags, *unrepeatable(classifier, images)]
     if not flags:
         flags += batch_dependence(classifier, images).flags
     return [*flags, *no_gradient(classifier, images).flags, *probabilities(classifier, images).flags]
-
-
-def _better_normalization(accuracy: Rate, candidates: list[Candidate]) -> list[Flag]:
-    leading = [item for item in candidates if item.lead >= CLEARLY_BETTER and item.p < SIGNIFICANT]
-    if not leading:
-        return []
-    best = max(leading, key=lambda item: item.lead)
-    return [
-        Flag(
-            name="normalisation",
-            severity="severe" if best.lead >= FAR_BETTER else "warning",
-            message=f"Another normalisation ({best.name}) scores clearly better than the declared one.",
-            evidence=f"declared {accuracy}, {best.name} {best.accuracy} on the same {accuracy.n} images "
-            f"(lead {100 * best.lead:.1f} points, p = {best.p:.1g})",
-            remedy=f"Check how the model was trained; if it was with {best.name} ({best.normalization}), declare that. "
-            "Robustness numbers under a wrong normalisation are wrong.",
-        )
-    ]
-
-
-def _order_of_classes(classifier: Classifier, classes: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Flag]:
-    """Would the model be right if its classes were named in another order?"""
-    counts = np.zeros((classifier.num_classes, classifier.num_classes), np.int64)
-    known = classes != NO_CLASS
-    np.add.at(counts, (labels[known], classes[known]), 1)
-    n, correct = len(labels), int(np.trace(counts))
-    rows, columns = linear_sum_assignment(counts, maximize=True)
-    matched = int(counts[rows, columns].sum())
-    chance = Rate.count(correct, n)
-    if matched / n - correct / n > 0.2 and matched / n > 0.5:
-        return [
-            Flag(
-                name="class order",
-                severity="severe",
-                message="The model separates the classes, but in another order than the data set's labels.",
-                evidence=f"accuracy {chance}; {100 * matched / n:.1f} % if the classes are renamed",
-                remedy="Compare the model's list of classes with the data set's, and reorder the labels.",
-            )
-        ]
-    if chance.low is not None and chance.low <= 1 / classifier.num_classes:
-        return [
-            Flag(
-                name="no better than chance",
-                severity="severe",
-                message="The model is no better than guessing on this data set.",
-                evidence=f"accuracy {chance}, guessing {100 / classifier.num_classes:.1f} %",
-                remedy="Check the weights, the normalisation and the order of the classes.",
-            )
-        ]
-    return []

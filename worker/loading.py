@@ -32,6 +32,7 @@ def load_classifier(row: ModelRow, blobs: BlobStore) -> Classifier:
         normalization=Normalization.model_validate(row.normalization),
         class_names=row.class_names,
         name=row.name,
+        declared_accuracy=row.declared_accuracy,
     )
 
 

@@ -20,7 +20,10 @@ class Base(DeclarativeBase):
 
 
 class ModelRow(Base):
-    """A registered classifier: an architecture by name, and its weights as a blob."""
+    """A registered classifier: an architecture by name, and its weights as a blob.
+
+    ``declared_accuracy``: the share of images that it is said to classify correctly, where somebody said so.
+    """
 
     __tablename__ = "model"
 
@@ -30,6 +33,7 @@ class ModelRow(Base):
     architecture: Mapped[dict[str, Any]] = mapped_column(JSON)
     normalization: Mapped[dict[str, Any]] = mapped_column(JSON)
     class_names: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    declared_accuracy: Mapped[float | None] = mapped_column(Float(53))
     weights: Mapped[str] = mapped_column(String(64))
     manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
 

@@ -82,8 +82,12 @@ class Service:
         architecture: Architecture,
         normalization: Normalization,
         class_names: Sequence[str] | None = None,
+        declared_accuracy: float | None = None,
     ) -> ModelRow:
-        """Check and keep a model. Raises IntakeError, SpecError or MismatchError; then nothing is kept."""
+        """Check and keep a model. ``declared_accuracy``: the share of images that it is said to classify correctly.
+
+        Raises IntakeError, SpecError or MismatchError; then nothing is kept.
+        """
         normalization = normalization.for_channels(architecture.channels)
         if class_names is not None and len(class_names) != architecture.num_classes:
             raise MismatchError(
@@ -98,6 +102,7 @@ class Service:
                 architecture=architecture.model_dump(mode="json"),
                 normalization=normalization.model_dump(mode="json"),
                 class_names=list(class_names) if class_names is not None else None,
+                declared_accuracy=declared_accuracy,
                 weights=self.blobs.take(stored),
                 manifest=manifest,
             )

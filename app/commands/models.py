@@ -40,12 +40,17 @@ def add(
     value_range: Annotated[str, typer.Option(help="0-1 or 0-255: pixels before mean and std.")] = "0-1",
     name: Annotated[str, typer.Option(help="Name of the model; by default the file's.")] = "",
     classes: Annotated[str, typer.Option(help="Comma-separated class names, in the order of the logits.")] = "",
+    accuracy: Annotated[
+        str, typer.Option(help="Accuracy that it is said to have, in percent; vetting warns where it falls far short.")
+    ] = "",
     dataset: Annotated[str, typer.Option(help="Vet the model on this data set at once.")] = "",
 ) -> None:
     """Check a file of weights, keep it, and vet the model."""
     from auditor.classifier import parse_normalization
+    from auditor.declaration import parse_accuracy
     from worker.client import Client
 
+    declared_accuracy = parse_accuracy(accuracy)
     client = Client()
     client.prepare()
     normal = parse_normalization(normalization)
@@ -61,6 +66,7 @@ def add(
             architecture=parse_architecture(architecture),
             normalization=normal,
             class_names=[item.strip() for item in classes.split(",")] if classes else None,
+            declared_accuracy=declared_accuracy,
         )
     console.print(
         f"Added model {row.name} ({row.id[:8]}): {row.manifest['parameters']:,} parameters, sha256 {row.weights}."
@@ -105,6 +111,8 @@ def vet(model: str, dataset: Annotated[str, typer.Argument(help="A data set to m
         rows = [("declared", str(card.normalization), rate(card.accuracy.model_dump()))]
         rows += [(item.name, str(item.normalization), rate(item.accuracy.model_dump())) for item in card.candidates]
         table(("normalisation", "values", "accuracy [95 %]"), rows)
+        if card.ties:
+            console.print(card.ties)
     for flag in card.flags:
         console.print(f"{flag.severity.upper()}: {flag.text}")
     if not card.flags:

@@ -13,6 +13,7 @@ from app.state import client, parameter
 from app.text import plain
 from auditor.architecture import ARCHITECTURES
 from auditor.classifier import NORMALIZATIONS, Normalization
+from auditor.declaration import parse_accuracy
 from auditor.errors import AuditorError, SpecError
 from auditor.report.blocks import Column, Measure, Measures, Table, Text
 from auditor.vet import ClassifierCard
@@ -92,7 +93,9 @@ def vetted(seen: ClassifierCard) -> None:
         Measure(title="Layers", value=len(seen.layers), explanation=str(seen.layer_counts)),
     ]
     if seen.accuracy is not None:
-        items.append(seen.accuracy.measure(f"Accuracy on {seen.dataset}", higher_is_better=True))
+        declared = seen.declared_accuracy
+        said = "" if declared is None else f"Declared: {100 * declared:.1f} %."
+        items.append(seen.accuracy.measure(f"Accuracy on {seen.dataset}", higher_is_better=True, explanation=said))
     draw_block(Measures(items=tuple(items)), "card", None, ())
     tones: dict[str, Any] = {"info": "note", "warning": "warning", "severe": "bad"}
     for flag in seen.flags:
@@ -104,6 +107,7 @@ def vetted(seen: ClassifierCard) -> None:
     if seen.accuracy is not None:
         rows: list[dict[str, Any]] = [
             {"name": "declared", "values": str(seen.normalization), "accuracy": str(seen.accuracy)}
+            | ({} if seen.robust is None else {"robust": str(seen.robust)})
         ]
         rows += [
             {
@@ -111,20 +115,28 @@ def vetted(seen: ClassifierCard) -> None:
                 "values": str(item.normalization),
                 "accuracy": str(item.accuracy),
                 "lead": 100 * item.lead,
+                "robust": "" if item.robust is None else str(item.robust),
             }
             for item in seen.candidates
         ]
-        columns = (
+        columns: tuple[Column, ...] = (
             Column(key="name", title="Normalisation"),
             Column(key="values", title="Values"),
             Column(key="accuracy", title="Accuracy [95 %]"),
             Column(key="lead", title="Lead (points)", format="+.1f"),
         )
+        if seen.ties:
+            columns += (Column(key="robust", title="Under PGD [95 %]"),)
         caption = (
             f"Accuracy on the same {seen.samples} images under the declared normalisation and the likely mistakes."
         )
         draw_block(
-            Table(title="Is the normalisation right?", columns=columns, rows=tuple(rows), caption=caption),
+            Table(
+                title="Is the normalisation right?",
+                columns=columns,
+                rows=tuple(rows),
+                caption=f"{caption} {seen.ties}".strip(),
+            ),
             "n",
             None,
             (),
@@ -151,6 +163,10 @@ def add() -> None:
     classes = st.text_input(
         "Class names", key="model-classes", placeholder="comma-separated, in the order of the logits"
     )
+    accuracy = st.text_input(
+        "Declared accuracy (%)", key="model-accuracy", placeholder="not declared",
+        help="The accuracy that the model is said to have on clean images. Vetting warns where it falls far short.",
+    )  # fmt: skip
     datasets = {row.id: row.name for row in client().datasets()}
     vet_on = st.selectbox(
         "Vet on", list(datasets), format_func=datasets.__getitem__, index=0 if datasets else None, key="model-vet",
@@ -172,6 +188,7 @@ def add() -> None:
                 architecture=ARCHITECTURES.build(kind, values),
                 normalization=normalization(),
                 class_names=[item.strip() for item in classes.split(",")] if classes else None,
+                declared_accuracy=parse_accuracy(accuracy),
             )
         _vet(row, vet_on)
     except AuditorError as error:

@@ -7,13 +7,14 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from auditor.check import Check
+from auditor.declaration import check_declaration
 from auditor.flag import Opinion
 from auditor.inquiry import Inquiry
-from auditor.vet import VET_SAMPLES, check_normalization
+from auditor.vet import VET_SAMPLES
 
 
 class NormalizationCheck(Check):
-    """No other normalisation, and no other order of the classes, explains the model better."""
+    """No other normalisation, and no other order of the classes, explains the model better; it is as accurate as declared."""
 
     preflight: ClassVar[bool] = True
     title: ClassVar[str] = "Normalisation and classes"
@@ -23,12 +24,19 @@ class NormalizationCheck(Check):
     def run(self, inquiry: Inquiry) -> Opinion:
         ids = inquiry.ids if inquiry.answered is None else inquiry.ids[inquiry.answered]
         ids = ids[:: max(1, len(ids) // self.images)][: self.images]
-        accuracy, candidates, flags = check_normalization(
-            inquiry.classifier, inquiry.dataset, ids, batch_size=inquiry.batch_size, on_progress=inquiry.on_progress
+        seen = check_declaration(
+            inquiry.classifier,
+            inquiry.dataset,
+            ids,
+            batch_size=inquiry.batch_size,
+            seed=inquiry.seed,
+            on_progress=inquiry.on_progress,
         )
-        best = max(candidates, key=lambda item: item.lead)
+        compared = seen.normalizations
+        best = max(compared.candidates, key=lambda item: item.lead)
         evidence = (
-            f"accuracy {accuracy} as declared; the best of {len(candidates)} others ({best.name}) differs by "
+            f"accuracy {seen.accuracy} as declared; the best of {len(compared.candidates)} others ({best.name}) differs by "
             f"{100 * best.lead:+.1f} points on the same {len(ids)} images"
         )
-        return Opinion(evidence, tuple(flags))
+        ties = compared.ties.removesuffix(".")
+        return Opinion(f"{evidence}. {ties}" if ties else evidence, seen.flags)

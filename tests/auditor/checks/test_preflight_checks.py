@@ -113,7 +113,7 @@ def test_a_wrong_normalisation_and_an_order_of_classes_are_found() -> None:
     assert examine("normalization", wrong, data=data).said["normalisation"] == "severe"
     shuffled = ImageDataset(data._images, np.array([3, 4, 0, 1, 2])[data.labels])
     assert examine("normalization", right, data=shuffled).said["class order"] == "severe"
-    assert "best of 5 others" in examine("normalization", right, data=data).verdict.evidence
+    assert "best of 7 others" in examine("normalization", right, data=data).verdict.evidence
 
 
 def test_every_check_before_the_attacks_is_tried_here_or_above() -> None:
