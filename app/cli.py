@@ -8,6 +8,7 @@ import sys
 import typer
 
 from app.commands import audits, compare, datasets, defend, doctor, harden, jobs, models, serve
+from auditor.disk import outage
 from auditor.errors import AuditorError
 
 app = typer.Typer(
@@ -41,6 +42,9 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:
+        if (fault := outage(error)) is not None:
+            print(f"auditor: {fault}", file=sys.stderr)
+            raise SystemExit(1) from None
         if os.environ.get("AUDITOR_DEBUG"):
             raise
         print(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -17,6 +15,7 @@ from app.text import plain
 from auditor.defense import DEFENSES
 from auditor.defense_fit import MOST_IN_A_ROW, FitSpec
 from auditor.errors import AuditorError
+from auditor.scratch import scratch
 from worker.defenses import DefenseView
 
 QUORUM = 0.5
@@ -77,20 +76,22 @@ def _spec() -> FitSpec:
 
 def under_way() -> None:
     """Preparations that have not ended, and what became of the one that the page's address names."""
-    jobs = client().jobs(kind="fit-defense", limit=50)
+    for job in client().jobs(kind="fit-defense", states=("queued", "running")):
+        _live(job.id)
     wanted = parameter("job")
-    for job in jobs:
-        if not job.ended:
-            _live(job.id)
-        elif len(wanted) >= 4 and job.id.startswith(wanted):
-            made = client().defense_made_by(job.id)
-            if made is not None:
-                st.session_state["defend-chosen"] = made.id
-                st.query_params.from_dict({"defense": made.id})
-            elif job.state == "succeeded":
-                st.info("The defense that this job prepared was deleted.")
-            else:
-                failure(job, f"{job.title}:")
+    if not wanted:
+        return
+    job = client().job(wanted)
+    if not job.ended or job.kind != "fit-defense":
+        return
+    made = client().defense_made_by(job.id)
+    if made is not None:
+        st.session_state["defend-chosen"] = made.id
+        st.query_params.from_dict({"defense": made.id})
+    elif job.state == "succeeded":
+        st.info("The defense that this job prepared was deleted.")
+    else:
+        failure(job, f"{job.title}:")
 
 
 @st.fragment(run_every=1.5)
@@ -188,7 +189,7 @@ def _delete(view: DefenseView) -> None:
 
 
 def _archive(defense_id: str) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="auditor-") as folder:
-        file = Path(folder) / "defense.zip"
+    with scratch("export") as folder:
+        file = folder / "defense.zip"
         client().export_defense_archive(defense_id, file)
         return file.read_bytes()

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from auditor.errors import ServiceError
+from worker.queues import CPU
 
 if TYPE_CHECKING:
     from worker.client import Client
@@ -22,6 +24,8 @@ WATCH = "AUDITOR_DIE_WITH_PARENT"
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
+POLL_SECONDS = 0.5
+RESTART_SECONDS = 2.0
 
 
 @contextmanager
@@ -53,12 +57,34 @@ def child(settings: Settings, *arguments: str, log: str) -> Iterator[subprocess.
 
 
 @contextmanager
+def kept_running(settings: Settings, *arguments: str, log: str) -> Iterator[None]:
+    """The same, started again whenever it ends while this lasts."""
+    stopping = threading.Event()
+
+    def keep() -> None:
+        while not stopping.is_set():
+            with child(settings, *arguments, log=log) as process:
+                while process.poll() is None and not stopping.wait(POLL_SECONDS):
+                    pass
+            stopping.wait(RESTART_SECONDS)
+
+    # The kernel ends the child with the thread that started it, so this one lives as long as the child.
+    thread = threading.Thread(target=keep, name=f"keep {log}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(STOP_SECONDS + RESTART_SECONDS)
+
+
+@contextmanager
 def worker_if_none(client: Client) -> Iterator[Callable[[], None]]:
     """A worker is running while inside; call what this yields now and then, since a worker that others started may end."""
     with ExitStack() as stack:
 
         def ensure() -> None:
-            if not client.workers():
+            if not any(CPU in row.queues for row in client.workers()):
                 process = stack.enter_context(child(client.settings, "worker", log="worker"))
                 wait_for_worker(client, process)
 

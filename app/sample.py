@@ -6,7 +6,7 @@ from auditor.audit_spec import AuditSpec
 from auditor.classifier import NORMALIZATIONS
 from auditor.errors import NotFoundError
 from auditor.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, IMAGES, TRAINING_IMAGES, WEIGHTS
-from worker.client import Client
+from worker.client import HOPEFUL, Client
 
 DATASET, TRAINING = "Fashion-MNIST sample", "Fashion-MNIST training sample"
 MODELS = {"plain": "Fashion plain", "robust": "Fashion robust"}
@@ -50,8 +50,6 @@ def queue_audits(client: Client, *, anew: bool) -> list[str]:
     jobs = []
     for name in MODELS.values():
         model = client.model(name)
-        earlier = [
-            job for job in client.jobs(kind="audit", model_id=model.id) if job.state not in ("failed", "cancelled")
-        ]
+        earlier = client.jobs(kind="audit", model_id=model.id, states=HOPEFUL, limit=1)
         jobs.append(earlier[0].id if earlier and not anew else client.audit(name, DATASET, SPEC))
     return jobs

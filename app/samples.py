@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
-from pathlib import Path
 
 import streamlit as st
 
@@ -15,6 +13,7 @@ from auditor.errors import AuditorError
 from auditor.report.blocks import Images
 from auditor.result import AuditResult
 from auditor.sample_browser import Fate, matching, pictures
+from auditor.scratch import scratch
 
 PER_PAGE = 8
 
@@ -76,7 +75,7 @@ def _titles(result: AuditResult) -> dict[int, str]:
 
 
 def _npz(job_id: str, record: int) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="auditor-") as folder:
-        file = Path(folder) / "examples.npz"
+    with scratch("export") as folder:
+        file = folder / "examples.npz"
         client().export_examples(job_id, record, file)
         return file.read_bytes()

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.login import Login, Sessions
 from app.text import plain
+from auditor.disk import outage
 from auditor.errors import AuditorError, SpecError
 from worker.client import Client
 from worker.settings import Settings
@@ -117,8 +118,9 @@ def make_app(settings: Settings) -> st.App:
 
 def show_error(error: Exception) -> bool:
     """What the page says instead of a traceback."""
-    if isinstance(error, AuditorError):
-        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
+    known = error if isinstance(error, AuditorError) else outage(error)
+    if known is not None:
+        st.error(f"{plain(known.message)} {plain(known.hint)}".strip())
     else:
         log.error("a page failed", exc_info=error)
         st.error("Something went wrong on this page. The dashboard's log has the details; nothing was lost.")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from app.text import plain
 from auditor.dataset import ImageDataset
 from auditor.defending.playground import Play
 from auditor.examples import Examples
@@ -14,7 +13,7 @@ from auditor.report.blocks import Section
 from auditor.report.defense_study import study_sections
 from auditor.report.section import document
 from auditor.result import AuditResult
-from worker.client import Client, JobView
+from worker.client import Client
 from worker.models import DatasetRow, ModelRow
 
 
@@ -78,27 +77,3 @@ def choose_row(label: str, rows: Sequence[ModelRow | DatasetRow], name: str, pag
     return st.selectbox(
         label, ids, index=index, format_func=names.__getitem__, key=f"{page}-{name}", placeholder="Choose", help=help
     )
-
-
-def choose_job(label: str, name: str, jobs: Sequence[JobView]) -> str:
-    """A select box of finished audits whose choice stands in the page's address under ``name``; returns the id or ""."""
-    ids = [job.id for job in jobs]
-    titles = {job.id: f"{job.title} · {job.id[:8]}" for job in jobs}
-    current = parameter(name)
-    if current and current not in ids:
-        matches = [job_id for job_id in ids if len(current) >= 4 and job_id.startswith(current)]
-        current = matches[0] if len(matches) == 1 else current
-    if current and current not in ids:
-        st.warning(f"There is no finished audit {plain(current)}. Choose one of these.")
-    index = ids.index(current) if current in ids else None
-    chosen = st.selectbox(
-        label,
-        ids,
-        index=index,
-        format_func=lambda job_id: titles[job_id],
-        placeholder="Choose an audit",
-        key=f"choose-{name}",
-    )
-    if chosen:
-        st.query_params[name] = chosen
-    return str(chosen or "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +35,7 @@ from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
 from auditor.records import AttackRecord, CorruptionRecord, known_fooled, worst_case
 from auditor.result import AuditResult, DatasetFacts, ModelFacts, Provenance, SampleTable
+from auditor.scratch import scratch
 from auditor.strength import settled
 from auditor.threat import ThreatModel
 from auditor.twins.stored import StoredPairs, make_pairs
@@ -291,13 +291,13 @@ class _Audit:
         attack, threat = self.spec.analysis_attack, self.spec.threats[0]
         order = np.random.default_rng(self.spec.seed).permutation(len(self.ids))
         chosen = np.sort(order[self.answered[order]][: self.spec.analysis_samples])
-        with tempfile.TemporaryDirectory(prefix="auditor-") as folder:
+        with scratch("pairs") as folder:
             with self.progress.stage("pairs"):
-                pairs = self._pairs(chosen, Path(folder))
+                pairs = self._pairs(chosen, folder)
                 if not pairs.answered.all():
                     self.flags += left_out_of_analyses(self.dataset, self.ids[chosen[~pairs.answered]])
                     chosen = chosen[pairs.answered]
-                    pairs = self._pairs(chosen, Path(folder))
+                    pairs = self._pairs(chosen, folder)
             if not len(chosen):
                 return tuple(
                     Finding(
@@ -308,7 +308,7 @@ class _Audit:
             made = f"{attack.display_title()} with all its steps on every sample, {threat}, {self.spec.goal}"
             subject = Subject(
                 fixed_draw(self.classifier), pairs, self.dataset, self.ids[chosen], threat, self.spec.attacks_for(threat), made,
-                self.spec.seed, self.batch_size, Path(folder), self.progress,
+                self.spec.seed, self.batch_size, folder, self.progress,
             )  # fmt: skip
             findings = []
             with self._one_draw():

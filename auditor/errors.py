@@ -8,6 +8,8 @@ AuditorError
 ├── TrainingError      a training that cannot go on (the loss is NaN, ...)
 ├── NotFoundError      no such model, data set or audit
 └── ServiceError       the queue, the database or a worker is not there
+    └── OutageError        ... for now: the same is likely to work later
+        └── DiskFullError      no space is left on a disk
 """
 
 from __future__ import annotations
@@ -77,6 +79,14 @@ class NotFoundError(AuditorError):
 
 class ServiceError(AuditorError):
     """The queue, the database or a worker is not there."""
+
+
+class OutageError(ServiceError):
+    """Something is not there for now. The same is likely to work later, so a job that meets it is run again."""
+
+
+class DiskFullError(OutageError):
+    """No space is left on a disk."""
 
 
 def _shown(value: object) -> str:

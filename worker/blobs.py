@@ -6,13 +6,15 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from auditor.disk import outages_named
 from auditor.errors import NotFoundError, ServiceError
+from auditor.scratch import scratch
+from auditor.scratch import sweep as sweep_scratch
 from worker.private import FILE, private_folder
 
 KEEP_SECONDS = 86_400
@@ -27,38 +29,45 @@ class BlobStore:
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """An empty folder on the same file system, for files in the making; gone at the end, whatever happens."""
-        private_folder(self.folder)
-        folder = Path(tempfile.mkdtemp(dir=private_folder(self.folder / "staging")))
-        try:
+        """An empty folder on the same file system, for files in the making; gone at the end, whatever happens.
+
+        A disk that gets full meanwhile is an OutageError that names it.
+        """
+        with outages_named(self.folder), ExitStack() as stack:
+            with self._usable():
+                private_folder(self.folder)
+                folder = stack.enter_context(scratch("staging", private_folder(self.folder / "staging")))
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, content: bytes) -> str:
-        """Keep these bytes; returns their SHA-256. Raises ServiceError when the disk is full."""
+        """Keep these bytes; returns their SHA-256. Raises OutageError when the disk is full."""
         with self.staging() as folder:
             file = folder / "content"
-            try:
-                file.write_bytes(content)
-            except OSError as error:
-                raise _disk_error(error) from error
+            file.write_bytes(content)
             return self.take(file)
 
     def take(self, file: Path) -> str:
-        """Keep a file of the staging folder (it is moved); returns its SHA-256."""
+        """Keep a file of the staging folder (it is moved); returns its SHA-256. Raises OutageError when the disk is full."""
         sha256 = hash_file(file)
         target = self._path(sha256)
-        private_folder(target.parent)
-        try:
+        with outages_named(self.folder), self._usable():
+            private_folder(target.parent)
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
             file.chmod(FILE)
             file.replace(target)
             _sync_folder(target.parent)
-        except OSError as error:
-            raise _disk_error(error) from error
         return sha256
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except PermissionError as error:
+            raise ServiceError(
+                f"The folder of stored files, {self.folder}, cannot be written to ({error.strerror}).",
+                "Give it to the user that runs the worker and the dashboard.",
+            ) from error
 
     def path(self, sha256: str, *, verify: bool = True) -> Path:
         """Where a blob lies. Raises NotFoundError when it is missing, ServiceError when its content is damaged."""
@@ -78,7 +87,8 @@ class BlobStore:
                 if path.name not in referenced and path.stat().st_mtime < limit:
                     path.unlink()
                     gone.append(path.name)
-        for path in (self.folder / "staging").glob("*"):
+        gone += [path.name for path in sweep_scratch(self.folder / "staging")]
+        for path in (self.folder / "staging").glob("*"):  # of processes of another machine, or of an earlier version
             with contextlib.suppress(FileNotFoundError):
                 if (
                     max(file.stat().st_mtime for file in (path, *path.rglob("*"))) < limit
@@ -105,7 +115,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _disk_error(error: OSError) -> ServiceError:
-    return ServiceError(f"The file could not be stored ({error.strerror}).", "Free some disk space and try again.")

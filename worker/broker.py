@@ -25,6 +25,7 @@ from kombu.exceptions import ChannelError
 from kombu.transport import filesystem, virtual
 from kombu.utils.json import dumps, loads
 
+from auditor.disk import outage
 from auditor.errors import ServiceError
 from worker.envelope import decoded
 from worker.private import private_folder
@@ -60,6 +61,8 @@ def broker_settings(folder: Path) -> dict[str, Any]:
         for path in (folder, folder / "messages", folder / "control", folder / "quarantine"):
             private_folder(path)
     except OSError as error:
+        if (fault := outage(error, folder)) is not None:
+            raise fault from error
         raise ServiceError(
             f"The folder of the embedded broker, {folder}, cannot be used: {error.strerror}.",
             "Give the data folder to the user that runs the worker and the dashboard.",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -16,15 +17,18 @@ from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
 from kombu import Queue
 
+from auditor.disk import outage
+from auditor.errors import OutageError
 from worker.broker import broker_settings
 from worker.db import connect
 from worker.keeper import Keeper
 from worker.ledger import Ledger
+from worker.queues import CPU, GPU, QUEUES, SHORT, Lane
 from worker.settings import Settings, load_settings
 from worker.supervisor import supervise
 
 TASK = "worker.run_job"
-QUEUES = ("cpu", "gpu")
+log = logging.getLogger("publish")
 
 LONGEST_JOB = 30 * 86_400
 """Seconds after which a broker may give a message to somebody else; the lease, not the broker, decides who runs a job."""
@@ -64,9 +68,11 @@ def publish(app: Celery, ledger: Ledger, job_id: str, queue: str) -> bool:
     """Give the broker a job's id; False when the broker does not answer (the reaper tries again)."""
     try:
         app.send_task(TASK, args=[job_id], queue=queue)
-    except Exception:  # every transport has errors of its own; the job row waits in any case
+    except Exception as error:  # every transport has errors of its own; the job row waits in any case
+        log.warning("job %s could not be published, and will be again: %s", job_id[:8], outage(error) or error)
         return False
-    ledger.published(job_id)
+    with suppress(OutageError):  # then it is published twice, which is harmless
+        ledger.published(job_id)
     return True
 
 
@@ -85,7 +91,8 @@ class Worker:
         self.ledger = Ledger(connect(self.settings))
         self.identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.stopping = threading.Event()
-        self._free = threading.Semaphore(self.settings.concurrency)
+        self.lane, self.concurrency = _chosen.lane, _chosen.concurrency or self.settings.concurrency
+        self._free = threading.Semaphore(self.concurrency)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -103,6 +110,22 @@ class Worker:
             return []
         self._free.release()
         return worker_queues()
+
+
+class _Chosen:
+    """What the command line asked for, before the worker is made."""
+
+    lane: Lane = "all"
+    concurrency = 0
+
+
+_chosen = _Chosen()
+
+
+def choose(lane: Lane, concurrency: int) -> Worker:
+    """Make this process's worker, for a lane, with so many jobs side by side (0: the setting)."""
+    _chosen.lane, _chosen.concurrency = lane, concurrency
+    return this_worker()
 
 
 @cache
@@ -130,8 +153,10 @@ def gpus() -> list[str]:
 
 @cache
 def worker_queues() -> list[str]:
-    """The queues that a worker on this machine serves."""
-    return list(QUEUES) if gpus() else ["cpu"]
+    """The queues that this worker serves. With "all", a process of its own serves the short jobs (``auditor worker``)."""
+    if _chosen.lane == "short":
+        return [SHORT]
+    return [CPU, GPU] if gpus() else [CPU]
 
 
 def _transport_options(url: str) -> dict[str, Any]:
@@ -143,10 +168,25 @@ def _queue_arguments(url: str) -> dict[str, Any] | None:
     return {"x-consumer-timeout": LONGEST_JOB * 1000} if url.startswith("amqp") else None
 
 
+class _Tap:
+    """Opens and closes the flow of messages to a worker, from any thread."""
+
+    def __init__(self, consumer: Any, queues: list[str]) -> None:
+        self._consumer, self._queues, self._closed = consumer, queues, False
+
+    def __call__(self, closed: bool) -> None:
+        if closed == self._closed:
+            return
+        self._closed = closed
+        change = self._consumer.cancel_task_queue if closed else self._consumer.add_task_queue
+        for queue in self._queues:
+            self._consumer.call_soon(change, queue)
+
+
 @worker_ready.connect
-def _on_ready(**_: Any) -> None:
+def _on_ready(sender: Any, **_: Any) -> None:
     worker = this_worker()
-    keeper = Keeper(worker.settings, worker.ledger, _publish, worker.idle_queues)
+    keeper = Keeper(worker.settings, worker.ledger, _publish, worker.idle_queues, _Tap(sender, worker_queues()))
     keeper.register(worker.identity, worker_queues(), gpus())
     keeper.start(worker.stopping)
 

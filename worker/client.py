@@ -11,13 +11,14 @@ from auditor.training_spec import TrainingSpec
 from worker.defense_service import DefenseService, EvaluationView
 from worker.defenses import DefenseView
 from worker.job import JOBS
+from worker.ledger import ENDED, HOPEFUL, Which
 from worker.lineage import Relative
 from worker.loading import architecture_of
 from worker.models import ModelRow
 from worker.registry import usable
 from worker.views import Estimate, JobView, check_fit
 
-__all__ = ["Client", "DefenseView", "Estimate", "EvaluationView", "JobView"]
+__all__ = ["ENDED", "HOPEFUL", "Client", "DefenseView", "Estimate", "EvaluationView", "JobView"]
 
 
 class Client(DefenseService):
@@ -63,18 +64,21 @@ class Client(DefenseService):
         steps = self.lineages.ancestors(row.id)
         if not steps:
             return None
-        theirs, mine = (self.ledger.list(kind="audit", model_id=model_id) for model_id in (steps[0].parent_id, row.id))
+        theirs, mine = (
+            self.ledger.list(Which(kind="audit", model_id=model_id, states=HOPEFUL))
+            for model_id in (steps[0].parent_id, row.id)
+        )
         for one, _ in mine:
             for other, _ in theirs:
-                alike = (one.dataset_id, one.spec["audit"]) == (other.dataset_id, other.spec["audit"])
-                if alike and not {one.state, other.state} & {"failed", "cancelled"}:
+                if (one.dataset_id, one.spec["audit"]) == (other.dataset_id, other.spec["audit"]):
                     return self.job(other.id), self.job(one.id)
         return None
 
     def _audit_once(self, model: str, dataset: str, spec: AuditSpec) -> str:
         data, wanted = self.dataset(dataset).id, spec.model_dump(mode="json")
-        for job, _ in self.ledger.list(kind="audit", model_id=model):
-            if job.dataset_id == data and job.spec["audit"] == wanted and job.state not in ("failed", "cancelled"):
+        same = Which(kind="audit", model_id=model, dataset_id=data, states=HOPEFUL)
+        for job, _ in self.ledger.list(same):
+            if job.spec["audit"] == wanted:
                 return job.id
         return self.audit(model, dataset, spec)
 
@@ -105,8 +109,8 @@ class Client(DefenseService):
             origin, method = origins.get(model_id), ""
             if origin is not None and (job := self.ledger.get(origin.job_id)) is not None:
                 method = HARDENINGS[job.spec["training"]["hardening"]["kind"]].display_title()
-            audits = self.ledger.list(kind="audit", model_id=model_id)
-            done = next(((job.id, summary) for job, summary in audits if job.state == "succeeded"), ("", {}))
+            audits = self.ledger.list(Which(kind="audit", model_id=model_id, states=("succeeded",)), limit=1)
+            done = next(((job.id, summary) for job, summary in audits), ("", {}))
             parent_id, job_id = (origin.parent_id, origin.job_id) if origin is not None else ("", "")
             found.append(Relative(rows[model_id], depth, parent_id, job_id, method, done[0], done[1] or {}))
         return found

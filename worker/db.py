@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 import migrations
-from auditor.errors import ServiceError
+from auditor import disk
+from auditor.errors import DiskFullError, OutageError, ServiceError
 from worker.private import mend, private_file, private_folder
 from worker.settings import Settings
 
@@ -127,10 +127,17 @@ def _back_up(settings: Settings, revision: str) -> None:
         return
     file = Path(url.removeprefix("sqlite:///"))
     copy = file.with_name(f"{file.stem}-before-{revision}.db")
-    temporary = private_file(copy.with_suffix(".tmp"))
-    with sqlite3.connect(file) as source, sqlite3.connect(temporary) as target:
-        source.backup(target)
-    shutil.move(temporary, copy)
+    beside = copy.with_suffix(".tmp")
+    try:
+        with (
+            disk.outages_named(copy.parent),
+            closing(sqlite3.connect(file)) as source,
+            closing(sqlite3.connect(private_file(beside))) as target,
+        ):
+            source.backup(target)
+        beside.replace(copy)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
@@ -159,14 +166,21 @@ def _translated() -> Iterator[None]:
     """Errors of the database as errors that a user may see; SQL and addresses stay out of them."""
     try:
         yield
-    except OperationalError as error:
-        reason = str(error.orig).splitlines()[0] if error.orig is not None else "no reason given"
-        if "no such table" in reason or "does not exist" in reason:
-            raise ServiceError("The database has no tables yet.", "Run `auditor up`, or `auditor migrate`.") from error
-        raise ServiceError(
-            "The database does not answer.", "`auditor doctor` says which database is used and why."
-        ) from error
     except DBAPIError as error:
-        if "UndefinedTable" in type(error.orig).__name__:
+        reason = str(error.orig).splitlines()[0] if str(error.orig) else "no reason given"
+        operational = isinstance(error, OperationalError)
+        if "UndefinedTable" in type(error.orig).__name__ or (
+            operational and ("no such table" in reason or "does not exist" in reason)
+        ):
             raise ServiceError("The database has no tables yet.", "Run `auditor up`, or `auditor migrate`.") from error
+        if error.orig is not None and disk.is_full(error.orig):
+            raise DiskFullError(
+                "The database's disk is full.", "Free some space on it; nothing that was written before is lost."
+            ) from error
+        if "readonly" in reason or "read-only" in reason:
+            raise OutageError("The database takes no changes now.", "See to it that it may be written to.") from error
+        if operational or error.connection_invalidated:
+            raise OutageError(
+                "The database does not answer.", "`auditor doctor` says which database is used and why."
+            ) from error
         raise

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.disk import outages_named
 from auditor.errors import EvaluationError, SpecError
+from auditor.scratch import scratch
 from worker.defenses import Defenses, DefenseView
 from worker.job import JOBS
+from worker.ledger import HOPEFUL, Which
 from worker.loading import architecture_of, load_classifier
 from worker.models import DefenseRow
 from worker.registry import usable
 from worker.service import Service
-from worker.views import Estimate, JobView, check_fit, view_of
+from worker.views import Estimate, JobView, check_fit
 
 if TYPE_CHECKING:
     from auditor.defending.playground import Play, PlaySpec
@@ -103,12 +106,21 @@ class DefenseService(Service):
         return load_defended(self._defenses.get(key), self.blobs, self.registry)
 
     def export_defense(self, key: str, folder: Path) -> None:
-        """Write the defended model as a folder that runs without this package. Raises SpecError for a folder in use."""
+        """Write the defended model as a folder that runs without this package, whole or not at all. Raises SpecError for a folder
+        in use, OutageError for a full disk.
+        """
         from worker.defending import export_folder
 
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise SpecError(f"{folder} is there already.", "Name a new or an empty folder.")
-        export_folder(self._defenses.get(key), self.blobs, self.registry, folder)
+        row = self._defenses.get(key)
+        with outages_named(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with scratch("export", folder.parent) as beside:
+                export_folder(row, self.blobs, self.registry, beside / "export")
+                if folder.exists():
+                    folder.rmdir()  # it is empty
+                (beside / "export").rename(folder)
 
     def export_defense_archive(self, key: str, file: Path) -> None:
         """Write the same folder as one .zip."""
@@ -146,18 +158,14 @@ class DefenseService(Service):
         speed = self._speed(model_row.id)
         return Estimate(samples, passes, None if speed is None else passes * speed)
 
-    def defense_evaluations(self, defense: str = "", limit: int = 200) -> list[EvaluationView]:
+    def defense_evaluations(self, defense: str = "", limit: int | None = None) -> list[EvaluationView]:
         """The evaluations of one stored defense, or of all, the newest first, whatever became of them."""
         wanted = self._defenses.get(defense).id if defense else None
-        jobs = self.jobs(kind="evaluate-defense", limit=limit)
+        jobs = self._views(self.ledger.list(Which(kind="evaluate-defense", defense_id=wanted), limit=limit))
         of = self._defenses.evaluated_by([job.id for job in jobs])
         names = {view.row.id: view.row.name for view in self._defenses.views()}
         datasets = {row.id: row.name for row in self.datasets()}
-        return [
-            EvaluationView(job, of[job.id], names[of[job.id]], datasets[str(job.dataset_id)])
-            for job in jobs
-            if wanted is None or of[job.id] == wanted
-        ]
+        return [EvaluationView(job, of[job.id], names[of[job.id]], datasets[str(job.dataset_id)]) for job in jobs]
 
     def defense_study(self, key: str) -> DefenseStudy:
         """All that came of an evaluation. Raises NotFoundError when the job is none or has no result (yet)."""
@@ -192,16 +200,16 @@ class DefenseService(Service):
         }  # fmt: skip
         job = JOBS.build("play", values)
         wanted = job.model_dump(mode="json")
-        for known, _ in self.ledger.list(kind="play", model_id=row.model_id):
-            if known.spec == wanted and known.state not in ("failed", "cancelled"):
+        for known, _ in self.ledger.list(Which(kind="play", model_id=row.model_id, states=HOPEFUL)):
+            if known.spec == wanted:
                 return known.id
         return self.submit(job, f"{row.name}, image {sample} of {dataset_row.name}")
 
     def plays(self, defense: str) -> list[JobView]:
         """The runs of the playground with one stored defense, the newest first, whatever became of them."""
-        row, workers, now = self._defenses.get(defense), self.workers(), self.ledger.clock()
-        listed = self.ledger.list(kind="play", model_id=row.model_id)
-        return [view_of(job, summary, now, workers) for job, summary in listed if job.spec["defense_id"] == row.id]
+        row = self._defenses.get(defense)
+        listed = self.ledger.list(Which(kind="play", model_id=row.model_id))
+        return self._views([(job, summary) for job, summary in listed if job.spec["defense_id"] == row.id])
 
     def played(self, key: str) -> Play:
         """What came of a run of the playground. Raises NotFoundError when the job is none or has no result (yet)."""

@@ -16,6 +16,7 @@ from worker.blobs import BlobStore
 from worker.defenses import NewDefense
 from worker.lineage import Child
 from worker.loading import load_classifier, load_dataset
+from worker.queues import CPU
 from worker.registry import Registry
 
 
@@ -87,8 +88,8 @@ class Job(Capability):
 
     @property
     def queue(self) -> str:
-        """Which workers may take it: "cpu" (all of them) or "gpu"."""
-        return "cpu"
+        """Which workers may take it; a job that is done within a minute or so is SHORT and waits behind no long one."""
+        return CPU
 
     @property
     def evaluates(self) -> str | None:

@@ -9,8 +9,10 @@ from contextlib import suppress
 
 from sqlalchemy import delete, insert, select, update
 
-from auditor.errors import ServiceError
+from auditor.errors import OutageError, ServiceError
+from auditor.scratch import sweep as sweep_scratch
 from worker.blobs import BlobStore
+from worker.fitness import trouble
 from worker.ledger import Ledger
 from worker.logs import get_logger
 from worker.models import WorkerRow
@@ -23,7 +25,8 @@ REPUBLISH_SECONDS = 20.0
 
 SWEEP_SECONDS = 3600.0
 WORKER_ALIVE_SECONDS = 30.0
-WORKER_FORGOTTEN_SECONDS = 86_400.0
+WORKER_FORGOTTEN_SECONDS = 600.0
+"""A worker that was silent for longer is taken off the list; should it wake, it puts itself on it again."""
 LOG_SECONDS = 30 * 86_400.0
 
 Publish = Callable[[str, str], bool]
@@ -33,24 +36,46 @@ class Keeper:
     """Housekeeping on the job table. Any number of them may run at once; each step is idempotent."""
 
     def __init__(
-        self, settings: Settings, ledger: Ledger, publish: Publish, idle_queues: Callable[[], Sequence[str]] = tuple
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        publish: Publish,
+        idle_queues: Callable[[], Sequence[str]] = tuple,
+        pause: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """``idle_queues`` tells from which queues this process could run a job right now; none for the dashboard."""
-        self.settings, self.ledger, self.publish, self.idle_queues = settings, ledger, publish, idle_queues
+        """``idle_queues`` tells from which queues this process could run a job right now; none for the dashboard. ``pause`` is
+        told when it must take no jobs, and when it may again.
+        """
+        self.settings, self.ledger, self.publish = settings, ledger, publish
+        self.idle_queues, self.pause = idle_queues, pause
+        self.trouble = ""
         self.identity: str | None = None
+        self._known: tuple[list[str], list[str]] = ([], [])
         self.log = get_logger("keeper")
 
     def register(self, identity: str, queues: list[str], devices: list[str]) -> None:
-        """Let the dashboard know of this worker; ``keep`` then says that it is alive."""
-        database = self.ledger.database
+        """Let the dashboard know of this worker; ``keep`` then says that it is alive, and what keeps it from work."""
+        self.identity, self._known = identity, (queues, devices)
+        with suppress(OutageError):  # the next round says it
+            self._look_after_ourselves()
+            self._say_alive()
+
+    def _look_after_ourselves(self) -> None:
+        """May this process take jobs now?"""
+        now = trouble(self.settings, self.ledger.database)
+        if bool(now) != bool(self.trouble):  # how much is free changes all the time
+            self.log.warning("no jobs are taken", reason=now) if now else self.log.info("jobs are taken again")
+        self.trouble = now
+        self.pause(bool(now))
+
+    def _say_alive(self) -> None:
+        database, (queues, devices) = self.ledger.database, self._known
+        now = {"seen": database.now(), "trouble": self.trouble}
         with database.write() as session:
-            session.execute(delete(WorkerRow).where(WorkerRow.id == identity))
-            session.execute(
-                insert(WorkerRow).values(
-                    id=identity, started=database.now(), seen=database.now(), queues=queues, devices=devices
-                )
-            )
-        self.identity = identity
+            known = session.execute(update(WorkerRow).where(WorkerRow.id == self.identity).values(**now))
+            if not known.rowcount:  # type: ignore[attr-defined]  # new, or it slept so long that it was forgotten
+                row = {"id": self.identity, "started": database.now(), "queues": queues, "devices": devices}
+                session.execute(insert(WorkerRow).values(**row, **now))
 
     def unregister(self) -> None:
         """This worker takes no more jobs: nobody is to count on it."""
@@ -67,36 +92,44 @@ class Keeper:
     def keep(self, *, reap: bool = True) -> None:
         """One round: say that we live, return lost jobs to the queue, publish what the broker does not have; the workspaces of
         ended jobs go."""
-        database = self.ledger.database
+        self._look_after_ourselves()
         if self.identity is not None:
-            with database.write() as session:
-                session.execute(update(WorkerRow).where(WorkerRow.id == self.identity).values(seen=database.now()))
+            self._say_alive()
         if reap:
             reaped = self.ledger.reap()
             if reaped.requeued or reaped.failed:
                 self.log.warning("lost jobs", requeued=reaped.requeued, failed=reaped.failed)
         for job_id, queue in self.ledger.unpublished():
             self.publish(job_id, queue)
-        idle = self.idle_queues()
+        idle = () if self.trouble else self.idle_queues()
         for job_id, queue in self.ledger.unpublished(REPUBLISH_SECONDS) if idle else ():
             if queue in idle:
                 self.publish(job_id, queue)
+        self._forget_workers()
         Workspaces(self.settings.workspaces).sweep(self.ledger.ended)
 
+    def _forget_workers(self) -> None:
+        database = self.ledger.database
+        forgotten = WorkerRow.seen < database.now() - WORKER_FORGOTTEN_SECONDS
+        with database.read() as session:
+            some = session.scalar(select(WorkerRow.id).where(forgotten).limit(1))
+        if some is not None:  # a write only where there is something to write
+            with database.write() as session:
+                session.execute(delete(WorkerRow).where(forgotten))
+
     def sweep(self) -> None:
-        """Delete files that nothing names and old logs, and forget workers that are long gone."""
-        BlobStore(self.settings.blobs).sweep(Registry(self.ledger.database).referenced_blobs())
+        """Delete files that nothing names, old logs, and what dead processes of ours left where temporary files lie."""
+        sweep_scratch()
+        if not self.trouble:  # never the files of another database
+            BlobStore(self.settings.blobs).sweep(Registry(self.ledger.database).referenced_blobs())
         for log in self.settings.logs.glob("job-*.log"):
             if log.stat().st_mtime < time.time() - LOG_SECONDS:
                 log.unlink(missing_ok=True)
-        database = self.ledger.database
-        with database.write() as session:
-            session.execute(delete(WorkerRow).where(WorkerRow.seen < database.now() - WORKER_FORGOTTEN_SECONDS))
 
     def _loop(self, stopping: threading.Event) -> None:
         # After an outage of the database every lease looks expired; the living get one lease to renew theirs.
         quiet_until = time.monotonic() + self.settings.lease_seconds
-        next_sweep = time.monotonic() + SWEEP_SECONDS
+        next_sweep = time.monotonic()
         while not stopping.wait(min(5.0, self.settings.lease_seconds / 4)):
             try:
                 self.keep(reap=time.monotonic() >= quiet_until)

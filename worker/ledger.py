@@ -1,4 +1,4 @@
-"""A job row's life, and all its SQL: insert, claim, renew, progress, succeed, fail, cancel, release, reap, list."""
+"""A job row's life, and all its SQL: insert, claim, renew, progress, succeed, fail, lose, cancel, release, reap, list."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, false, func, insert, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from auditor.errors import NotFoundError
 from worker.db import Database
@@ -20,7 +21,16 @@ State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
+HOPEFUL = ("queued", "running", "succeeded")
+"""States of a job that has a result, or may come to one."""
+
 LOST = "The worker was lost while it ran the job"
+
+MOST_OUTAGES = 10
+"""So many attempts in a row may end by an outage, with no further checkpoint: a job that itself fills the disk ends, too."""
+
+SHORTEST_WAIT, LONGEST_WAIT = 5.0, 1800.0
+"""Seconds from an outage to the next attempt; twice as long after each: over an hour in all."""
 
 NAME_TRIES = 5
 """How often the name of a new model or defense is chosen anew when another job takes it in the same moment."""
@@ -38,12 +48,15 @@ class Claim(NamedTuple):
 
 class Renewal(NamedTuple):
     """The answer to a heartbeat. ``held``: the job is still ours to run. ``cancel``: somebody asked to stop it.
-    ``ended``: our own runner has written its end.
+    ``ended``: our own runner has written its end. ``saves``: asked to stop, it has something to keep, and is given time for that.
+    ``heard``: when its process last showed that it gets on.
     """
 
     held: bool
     cancel: bool
     ended: bool
+    saves: bool = False
+    heard: float | None = None
 
 
 class Reaped(NamedTuple):
@@ -51,6 +64,39 @@ class Reaped(NamedTuple):
 
     requeued: list[str]
     failed: list[str]
+
+
+class Which(NamedTuple):
+    """Which jobs: of this kind, model, data set, evaluated defense; in one of these states; whose title holds ``text`` or whose
+    id begins with it. What is empty does not matter.
+    """
+
+    kind: str | None = None
+    model_id: str | None = None
+    dataset_id: str | None = None
+    defense_id: str | None = None
+    states: Sequence[str] = ()
+    text: str = ""
+
+    def condition(self) -> ColumnElement[bool]:
+        """As an SQL expression."""
+        chosen = [
+            getattr(JobRow, name) == value
+            for name in ("kind", "model_id", "dataset_id")
+            if (value := getattr(self, name)) is not None
+        ]
+        if self.defense_id is not None:
+            of_it = select(DefenseJobRow.job_id).where(DefenseJobRow.defense_id == self.defense_id)
+            chosen.append(JobRow.id.in_(of_it))
+        if self.states:
+            chosen.append(JobRow.state.in_(self.states))
+        if self.text:
+            begins = JobRow.id.startswith(self.text.lower(), autoescape=True)
+            chosen.append(or_(JobRow.title.icontains(self.text, autoescape=True), begins))
+        return and_(true(), *chosen)
+
+
+ALL = Which()
 
 
 class Ledger:
@@ -82,7 +128,7 @@ class Ledger:
                 insert(JobRow).values(
                     id=job_id, kind=kind, title=title[:400], spec=spec, queue=queue, model_id=model_id, dataset_id=dataset_id,
                     state="queued", created=self.database.now(), attempts=0, max_attempts=max_attempts, time_limit=time_limit,
-                    fruitless=0, reached=0, resumed=0.0, grace=grace, fence=0, cancel=False, share=0.0, step="",
+                    fruitless=0, outages=0, reached=0, resumed=0.0, grace=grace, fence=0, cancel=False, share=0.0, step="",
                 )
             )  # fmt: skip
             if defense_id is not None:
@@ -96,6 +142,10 @@ class Ledger:
         """The broker has the job's id."""
         self._change(JobRow.id == job_id, published=self.database.now())
 
+    def unpublished_again(self, job_id: str) -> None:
+        """The job's message was taken by a worker that cannot run it: it is to be published again."""
+        self._change(and_(JobRow.id == job_id, JobRow.state == "queued"), published=None)
+
     def claim(self, job_id: str, owner: str, lease: float) -> Claim | None:
         """Take a queued job. None when it is taken, done or cancelled: a message that comes twice is harmless.
 
@@ -104,10 +154,11 @@ class Ledger:
         now = self.database.now()
         statement = (
             update(JobRow)
-            .where(JobRow.id == job_id, JobRow.state == "queued", or_(JobRow.cancel.is_(False), _SAVES))
+            .where(JobRow.id == job_id, JobRow.state == "queued", or_(JobRow.cancel.is_(False), _SAVES), self._due())
             .values(
                 state="running", owner=owner, fence=JobRow.fence + 1, lease_until=now + lease, attempts=JobRow.attempts + 1,
                 fruitless=JobRow.fruitless + 1, started=now, share=0.0, resumed=0.0, step="starting", error=None, hint=None,
+                waits=None, not_before=None, heard=now,
             )
             .returning(JobRow.id, JobRow.kind, JobRow.fence, JobRow.time_limit, JobRow.grace)
         )  # fmt: skip
@@ -124,11 +175,13 @@ class Ledger:
         """How the job stands; it only reads."""
         with self.database.read() as session:
             row = session.execute(
-                select(JobRow.state, JobRow.fence, JobRow.cancel).where(JobRow.id == claim.job_id)
+                select(JobRow.state, JobRow.fence, JobRow.cancel, JobRow.heard, _SAVES.label("saves")).where(
+                    JobRow.id == claim.job_id
+                )
             ).first()
         if row is None or row.fence != claim.fence:
             return Renewal(held=False, cancel=False, ended=False)
-        return Renewal(held=row.state == "running", cancel=row.cancel, ended=row.state in ENDED)
+        return Renewal(row.state == "running", row.cancel, row.state in ENDED, bool(row.saves), row.heard)
 
     def progress(
         self,
@@ -141,12 +194,14 @@ class Ledger:
         resumed: bool = False,
     ) -> bool:
         """Write how far the job is, and what it measured on the way, by number; False (and nothing written) when it is no
-        longer ours, or somebody asked to stop it and it does not stop by itself.
+        longer ours, or somebody asked to stop it and it has nothing to save.
 
         ``forget``: numbers of points to delete. ``resumed``: the job goes on from here, and ``points`` are all that it has.
         """
-        goes_on = or_(JobRow.cancel.is_(False), JobRow.grace > 0)
-        values = {"share": share, "step": step[:200]} | ({"resumed": share} if resumed else {})
+        goes_on = or_(JobRow.cancel.is_(False), _SAVES)
+        values = {"share": share, "step": step[:200], "heard": self.database.now()} | (
+            {"resumed": share} if resumed else {}
+        )
         old = PointRow.job_id == claim.job_id
         with self.database.write() as session:
             if _count(session.execute(update(JobRow).where(_ours(claim), goes_on).values(**values))) != 1:
@@ -162,7 +217,7 @@ class Ledger:
 
     def reached(self, claim: Claim, number: int) -> bool:
         """The job has a checkpoint to go on from. Where it came further than ever, this attempt does not count as fruitless."""
-        return self._change(and_(_ours(claim), JobRow.reached < number), reached=number, fruitless=0) == 1
+        return self._change(and_(_ours(claim), JobRow.reached < number), reached=number, fruitless=0, outages=0) == 1
 
     def succeed(
         self,
@@ -177,7 +232,8 @@ class Ledger:
         message: str | None = None,
         hint: str | None = None,
     ) -> bool:
-        """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours.
+        """The result and the end of the job, in one transaction; False (and nothing written) when it is no longer ours. May be
+        called again where the answer was lost on its way.
 
         ``files``: further blobs by name. ``child``, ``defense``: a model or a defense that the job made. ``state``: "cancelled"
         or "failed" for a job that leaves a result although it was stopped, or broke; ``message`` and ``hint`` then say why.
@@ -188,7 +244,7 @@ class Ledger:
             try:
                 with self.database.write() as session:
                     if _count(session.execute(update(JobRow).where(_ours(claim)).values(**end, **done))) != 1:
-                        return False
+                        return _written(session, claim, content)
                     now = self.database.now()
                     session.execute(
                         insert(ResultRow).values(job_id=claim.job_id, created=now, content=content, summary=summary)
@@ -223,6 +279,27 @@ class Ledger:
             return session.execute(
                 update(JobRow).where(_ours(claim)).values(**_back(message, hint, self.database)).returning(JobRow.state)
             ).scalar()
+
+    def lost(self, claim: Claim, message: str, hint: str = "") -> str | None:
+        """An outage ended the attempt, not the job: it is queued again, to start after a while, and this attempt does not
+        count. After ``MOST_OUTAGES`` in a row it has failed.
+
+        Returns the new state, None when the job was no longer ours.
+        """
+        with self.database.write() as session:
+            outages = session.scalar(select(JobRow.outages).where(_ours(claim)).with_for_update())
+            if outages is None:
+                return None
+            spent = outages + 1 >= MOST_OUTAGES
+            often = f"{message} That ended {MOST_OUTAGES} attempts in a row."
+            wait = min(SHORTEST_WAIT * 2**outages, LONGEST_WAIT)
+            values = _back(often, hint, self.database, spent=true() if spent else false()) | {
+                "fruitless": case((JobRow.fruitless > 0, JobRow.fruitless - 1), else_=0),
+                "outages": outages + 1,
+                "waits": f"{message} {hint}".strip(),
+                "not_before": self.database.now() + wait,
+            }
+            return session.execute(update(JobRow).where(_ours(claim)).values(**values).returning(JobRow.state)).scalar()
 
     def release(self, claim: Claim) -> bool:
         """The worker shuts down: back to the queue, and this attempt does not count."""
@@ -277,7 +354,9 @@ class Ledger:
             stale = or_(stale, JobRow.published < self.database.now() - older_than)
         with self.database.read() as session:
             rows = session.execute(
-                select(JobRow.id, JobRow.queue).where(JobRow.state == "queued", stale).order_by(JobRow.created)
+                select(JobRow.id, JobRow.queue)
+                .where(JobRow.state == "queued", stale, self._due())
+                .order_by(JobRow.created)
             )
             return [(job_id, queue) for job_id, queue in rows]
 
@@ -314,22 +393,36 @@ class Ledger:
             return {row.name: row.content for row in session.execute(statement)}
 
     def list(
-        self, *, kind: str | None = None, model_id: str | None = None, limit: int = 200
+        self,
+        which: Which = ALL,
+        *,
+        limit: int | None = None,
+        offset: int = 0,
+        order: Literal["newest", "pressing"] = "newest",
     ) -> list[tuple[JobRow, dict[str, Any] | None]]:
-        """The newest jobs first, each with the summary of its result."""
+        """Jobs, each with the summary of its result: the newest first; or, "pressing", those that run, then those that wait in
+        the order in which they will run, then the rest, the newest first.
+        """
         statement = select(JobRow, ResultRow.summary).outerjoin(ResultRow, ResultRow.job_id == JobRow.id)
-        if kind is not None:
-            statement = statement.where(JobRow.kind == kind)
-        if model_id is not None:
-            statement = statement.where(JobRow.model_id == model_id)
+        pressing = (_RANK, case((JobRow.state == "queued", JobRow.created), else_=-JobRow.created))
+        keys = pressing if order == "pressing" else (JobRow.created.desc(),)
+        statement = statement.where(which.condition()).order_by(*keys, JobRow.id).limit(limit).offset(offset)
         with self.database.read() as session:
-            rows = session.execute(statement.order_by(JobRow.created.desc(), JobRow.id).limit(limit))
-            return [(job, summary) for job, summary in rows]
+            return [(job, summary) for job, summary in session.execute(statement)]
+
+    def counts(self, which: Which = ALL) -> dict[str, int]:
+        """How many of these jobs there are, by state; states without a job are left out."""
+        statement = select(JobRow.state, func.count()).where(which.condition()).group_by(JobRow.state)
+        with self.database.read() as session:
+            return dict(session.execute(statement).all())
 
     def clock(self) -> float:
         """The database server's time, seconds since 1970."""
         with self.database.read() as session:
             return float(session.execute(select(self.database.now())).scalar_one())
+
+    def _due(self) -> ColumnElement[bool]:
+        return or_(JobRow.not_before.is_(None), JobRow.not_before <= self.database.now())
 
     def _end(self, where: ColumnElement[bool], state: State, message: str | None, hint: str | None) -> int:
         return self._change(
@@ -345,16 +438,18 @@ def _ours(claim: Claim) -> ColumnElement[bool]:
     return and_(JobRow.id == claim.job_id, JobRow.fence == claim.fence, JobRow.state == "running")
 
 
+_RANK = case((JobRow.state == "running", 0), (JobRow.state == "queued", 1), else_=2)
+
 _SAVES = and_(JobRow.grace > 0, JobRow.reached > 0)
 """A job that stops by itself and has a checkpoint: cancelling it is one more attempt, which keeps what there is."""
 
 
-def _back(message: str, hint: str, database: Database) -> dict[str, Any]:
+def _back(message: str, hint: str, database: Database, spent: ColumnElement[bool] | None = None) -> dict[str, Any]:
     """The new values of a job whose attempt came to nothing: queued again, cancelled, or failed after its last attempt.
 
-    Only attempts that came no further than those before count.
+    ``spent``: it was the last; by default told by the attempts that came no further than those before.
     """
-    spent = JobRow.fruitless >= JobRow.max_attempts
+    spent = JobRow.fruitless >= JobRow.max_attempts if spent is None else spent
     cancelled = and_(JobRow.cancel.is_(True), or_(spent, ~_SAVES))
     failed = and_(JobRow.cancel.is_(False), spent)
     return {
@@ -362,11 +457,22 @@ def _back(message: str, hint: str, database: Database) -> dict[str, Any]:
         "error": case((failed, message), else_=None),
         "hint": case((failed, hint), else_=None),
         "finished": case((or_(failed, cancelled), database.now()), else_=None),
+        "waits": f"{message.rstrip('.')}. {hint}".strip(),
         "fence": JobRow.fence + 1,
         "lease_until": None,
         "owner": None,
         "published": None,
     }
+
+
+def _written(session: Session, claim: Claim, content: str) -> bool:
+    """Was it our own earlier try that ended the job with this result, and only its answer got lost?"""
+    statement = (
+        select(ResultRow.content)
+        .join(JobRow, JobRow.id == ResultRow.job_id)
+        .where(JobRow.id == claim.job_id, JobRow.fence == claim.fence)
+    )
+    return session.scalar(statement) == content
 
 
 def _count(result: Any) -> int:

@@ -94,6 +94,9 @@ class JobRow(Base):
     ``reached``: how far the job's own checkpoints have come, 0 without one. ``fruitless``: attempts since that last grew.
     ``resumed``: the share that was done when this attempt began.
     ``grace``: seconds in which the job, asked to stop, ends by itself with what it has; 0 for one that is just stopped.
+    ``outages``: attempts in a row that something ended which is not the job's fault (a full disk, a database that was away).
+    ``waits``: what ended the last attempt; ``not_before``: when the next may begin.
+    ``heard``: when the job's own process last showed that it gets on.
     """
 
     __tablename__ = "job"
@@ -118,6 +121,10 @@ class JobRow(Base):
     reached: Mapped[int] = mapped_column(Integer, server_default="0")
     resumed: Mapped[float] = mapped_column(Float(53), server_default="0")
     grace: Mapped[float] = mapped_column(Float(53), server_default="0")
+    outages: Mapped[int] = mapped_column(Integer, server_default="0")
+    not_before: Mapped[float | None] = mapped_column(Float(53))
+    waits: Mapped[str | None] = mapped_column(Text)
+    heard: Mapped[float | None] = mapped_column(Float(53))
     owner: Mapped[str | None] = mapped_column(String(100))
     fence: Mapped[int] = mapped_column(BigInteger)
     lease_until: Mapped[float | None] = mapped_column(Float(53))
@@ -159,8 +166,18 @@ class PointRow(Base):
     content: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
+class StoreRow(Base):
+    """The one row that says which folder of stored files belongs to this database (``worker.store``)."""
+
+    __tablename__ = "store"
+
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(String(32))
+    created: Mapped[float] = mapped_column(Float(53))
+
+
 class WorkerRow(Base):
-    """A worker that was heard of, and what it can run."""
+    """A worker that was heard of, and what it can run. ``trouble``: why it takes no jobs now; empty when it does."""
 
     __tablename__ = "worker"
 
@@ -169,3 +186,4 @@ class WorkerRow(Base):
     seen: Mapped[float] = mapped_column(Float(53))
     queues: Mapped[list[str]] = mapped_column(JSON)
     devices: Mapped[list[str]] = mapped_column(JSON)
+    trouble: Mapped[str] = mapped_column(Text, server_default="")

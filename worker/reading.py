@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from auditor.errors import IntakeError
+from worker.budget import OnWait, reading_share, silent
 from worker.sandbox import confined
 from worker.settings import Settings
 
@@ -17,30 +18,43 @@ if TYPE_CHECKING:
 
 
 def read_model(
-    file: Path, filename: str, architecture: Architecture, destination: Path, settings: Settings
+    file: Path,
+    filename: str,
+    architecture: Architecture,
+    destination: Path,
+    settings: Settings,
+    on_wait: OnWait = silent,
 ) -> dict[str, Any]:
     """Check uploaded weights against the architecture and write them as safetensors to ``destination``.
 
-    Returns the manifest as plain data. Raises IntakeError; then nothing is at ``destination``.
+    Returns the manifest as plain data. Raises IntakeError; then nothing is at ``destination``. ``on_wait`` is told, in a
+    sentence, when others take the memory that reading may take.
     """
     from auditor.intake.weights import ModelManifest
 
     arguments = {"architecture": architecture.model_dump(mode="json")}
-    return _confined("read_model_inside", "weights", ModelManifest, file, filename, destination, settings, arguments)
+    return _confined(
+        "read_model_inside", "weights", ModelManifest, file, filename, destination, settings, arguments, on_wait
+    )
 
 
 def read_dataset(
-    file: Path, filename: str, size: ImageSize | None, destination: Path, settings: Settings
+    file: Path,
+    filename: str,
+    size: ImageSize | None,
+    destination: Path,
+    settings: Settings,
+    on_wait: OnWait = silent,
 ) -> dict[str, Any]:
     """Check an uploaded archive of images and write it as a stored data set to ``destination``.
 
-    Returns the manifest as plain data. Raises IntakeError; then nothing is at ``destination``.
+    Returns the manifest as plain data. Raises IntakeError; then nothing is at ``destination``. ``on_wait``: as for a model.
     """
     from auditor.intake.datasets import DatasetManifest
 
     arguments = {"size": size.model_dump(mode="json") if size is not None else None}
     return _confined(
-        "read_dataset_inside", "datasets", DatasetManifest, file, filename, destination, settings, arguments
+        "read_dataset_inside", "datasets", DatasetManifest, file, filename, destination, settings, arguments, on_wait
     )
 
 
@@ -53,18 +67,20 @@ def _confined(
     destination: Path,
     settings: Settings,
     arguments: dict[str, Any],
+    on_wait: OnWait,
 ) -> dict[str, Any]:
     """The call into the sandbox. What comes back may come from a process that the file took over: it is checked."""
-    result = confined(
-        f"worker.reading:{function}",
-        arguments={"file": str(file), "filename": filename, "destination": str(destination), **arguments},
-        readable=[file],
-        writable=[destination.parent],
-        memory=settings.intake_memory,
-        seconds=settings.intake_seconds,
-        preload=[f"auditor.intake.{module}"],
-        subject=filename,
-    )
+    with reading_share(settings, on_wait) as memory:
+        result = confined(
+            f"worker.reading:{function}",
+            arguments={"file": str(file), "filename": filename, "destination": str(destination), **arguments},
+            readable=[file],
+            writable=[destination.parent],
+            memory=memory,
+            seconds=settings.intake_seconds,
+            preload=[f"auditor.intake.{module}"],
+            subject=filename,
+        )
     try:
         return manifest.model_validate(result).model_dump(mode="json")
     except ValidationError:

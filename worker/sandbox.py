@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from auditor import errors
+from auditor.disk import outage, outages_named
 from auditor.errors import AuditorError, IntakeError, ServiceError
+from auditor.scratch import scratch
 from worker import seccomp, walls
 
 WALLS = ("landlock", "seccomp", "limits")
@@ -89,15 +91,20 @@ def confined(
         "parent": os.getpid(),
         "raised": [wall for wall in raised if wall in WALLS],
     }
-    with tempfile.TemporaryDirectory(prefix="auditor-home-") as home, tempfile.TemporaryFile() as given:
-        given.write(json.dumps({**specification, "home": home}).encode())
+    temporary = Path(tempfile.gettempdir())
+    with (
+        outages_named(temporary),
+        scratch("home") as home,
+        tempfile.TemporaryFile() as given,
+    ):
+        given.write(json.dumps({**specification, "home": str(home)}).encode())
         given.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", "-X", "faulthandler", "-c", _BOOT],
             stdin=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(home),
+            env=_environment(str(home)),
             cwd=home,
             start_new_session=True,
         )
@@ -130,8 +137,8 @@ def self_test() -> list[Wall]:
     """Try in a real child what a hostile file would try. Takes as long as the import of torch."""
     from worker.probes import malicious_pickle
 
-    with tempfile.TemporaryDirectory(prefix="auditor-test-") as folder:
-        outside, inside = Path(folder) / "outside", Path(folder) / "inside"
+    with scratch("test") as folder:
+        outside, inside = folder / "outside", folder / "inside"
         outside.mkdir()
         inside.mkdir()
         canary = outside / "canary"
@@ -263,13 +270,15 @@ def _inside(specification: dict[str, Any]) -> NoReturn:
     if "seccomp" in raised and seccomp.available() is None:
         seccomp.restrict()
     os.write(answer, b"\n")
-    line = _answer(function, specification["arguments"])
+    written = [*specification["writable"], specification["home"]]
+    line = _answer(function, specification["arguments"], Path(written[0]))
     while line:
         line = line[os.write(answer, line) :]
     os._exit(0)  # nothing that the file left behind gets another turn
 
 
-def _answer(function: Any, arguments: dict[str, Any]) -> bytes:
+def _answer(function: Any, arguments: dict[str, Any], folder: Path) -> bytes:
+    """One line with the result, or the error; ``folder``: where it writes."""
     try:
         return json.dumps({"result": function(**arguments)}).encode() + b"\n"
     except AuditorError as error:
@@ -277,6 +286,8 @@ def _answer(function: Any, arguments: dict[str, Any]) -> bytes:
     except BaseException as error:  # also SystemExit
         if _is_memory(error):
             return _OUT_OF_MEMORY
+        if (fault := outage(error, folder)) is not None:
+            return json.dumps({"error": [type(fault).__name__, fault.message, fault.hint]}).encode() + b"\n"
         traceback.print_exc()
         return json.dumps({"unexpected": type(error).__name__}).encode() + b"\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from auditor.architecture import Architecture
 from auditor.audit_spec import AuditSpec
@@ -20,10 +20,11 @@ from auditor.report.pictures import picture
 from auditor.result import AuditResult
 from auditor.vet import ClassifierCard
 from worker.blobs import BlobStore
+from worker.budget import OnWait, silent
 from worker.db import connect, upgrade
 from worker.job import JOBS, Job
 from worker.keeper import Keeper, living_workers
-from worker.ledger import ENDED, Ledger
+from worker.ledger import ENDED, Ledger, Which
 from worker.lineage import Lineage
 from worker.loading import architecture_of, load_dataset
 from worker.logs import read_job_log
@@ -32,6 +33,7 @@ from worker.private import private_folder
 from worker.reading import read_dataset, read_model
 from worker.registry import Registry
 from worker.settings import Settings, load_settings
+from worker.store import Store, check_store
 from worker.views import Estimate, JobView, check_fit, view_of
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Service:
     def prepare(self) -> None:
         """Make or upgrade the tables and folders."""
         upgrade(self.settings)
+        Store(self.settings.blobs, self.database).establish()
         private_folder(self.settings.inbox)
 
     def keeper(self) -> Keeper:
@@ -70,7 +73,10 @@ class Service:
     # -- models and data sets ------------------------------------------------------------------------------------
 
     def receive(self, stream: BinaryIO, folder: Path) -> Upload:
-        """Stream an upload into ``folder`` while hashing it. Raises IntakeError over the limit."""
+        """Stream an upload into ``folder`` while hashing it. Raises IntakeError over the limit, and OutageError where it would
+        be kept in a folder that the workers do not see.
+        """
+        check_store(self.settings.blobs, self.database)
         return take_upload(stream, folder, limit=self.settings.upload_limit)
 
     def add_model(
@@ -83,8 +89,10 @@ class Service:
         normalization: Normalization,
         class_names: Sequence[str] | None = None,
         declared_accuracy: float | None = None,
+        on_wait: OnWait = silent,
     ) -> ModelRow:
-        """Check and keep a model. ``declared_accuracy``: the share of images that it is said to classify correctly.
+        """Check and keep a model. ``declared_accuracy``: the share of images that it is said to classify correctly. ``on_wait``
+        is told, in a sentence, when other files take the memory that reading may take.
 
         Raises IntakeError, SpecError or MismatchError; then nothing is kept.
         """
@@ -96,7 +104,7 @@ class Service:
         with self.blobs.staging() as folder:
             upload = self.receive(stream, folder)
             stored = folder / "weights.safetensors"
-            manifest = read_model(upload.path, filename, architecture, stored, self.settings)
+            manifest = read_model(upload.path, filename, architecture, stored, self.settings, on_wait)
             return self.registry.add_model(
                 name,
                 architecture=architecture.model_dump(mode="json"),
@@ -107,12 +115,20 @@ class Service:
                 manifest=manifest,
             )
 
-    def add_dataset(self, stream: BinaryIO, filename: str, *, name: str, size: ImageSize | None = None) -> DatasetRow:
-        """Check and keep a data set. Raises IntakeError or SpecError; then nothing is kept."""
+    def add_dataset(
+        self,
+        stream: BinaryIO,
+        filename: str,
+        *,
+        name: str,
+        size: ImageSize | None = None,
+        on_wait: OnWait = silent,
+    ) -> DatasetRow:
+        """Check and keep a data set. Raises IntakeError or SpecError; then nothing is kept. ``on_wait``: as for a model."""
         with self.blobs.staging() as folder:
             upload = self.receive(stream, folder)
             stored = folder / "dataset.safetensors"
-            manifest = read_dataset(upload.path, filename, size, stored, self.settings)
+            manifest = read_dataset(upload.path, filename, size, stored, self.settings, on_wait)
             return self.registry.add_dataset(name, content=self.blobs.take(stored), manifest=manifest)
 
     def models(self) -> Sequence[ModelRow]:
@@ -205,11 +221,30 @@ class Service:
         self._publish(job_id, job.queue)
         return job_id
 
-    def jobs(self, *, kind: str | None = None, model_id: str | None = None, limit: int = 200) -> list[JobView]:
-        """The newest jobs first."""
-        now, workers = self.ledger.clock(), self.workers()
-        rows = self.ledger.list(kind=kind, model_id=model_id, limit=limit)
-        return [view_of(row, summary, now, workers) for row, summary in rows]
+    def jobs(
+        self,
+        *,
+        kind: str | None = None,
+        model_id: str | None = None,
+        states: Sequence[str] = (),
+        text: str = "",
+        limit: int | None = None,
+        offset: int = 0,
+        pressing: bool = False,
+    ) -> list[JobView]:
+        """Jobs of a kind, of a model, in one of some states, with ``text`` in the title or at the beginning of the id.
+
+        The newest first; ``pressing``: those that run, then those that wait in the order in which they will run, then the rest.
+        """
+        which = Which(kind=kind, model_id=model_id, states=states, text=text)
+        rows = self.ledger.list(which, limit=limit, offset=offset, order="pressing" if pressing else "newest")
+        return self._views(rows)
+
+    def count_jobs(
+        self, *, kind: str | None = None, model_id: str | None = None, states: Sequence[str] = (), text: str = ""
+    ) -> dict[str, int]:
+        """How many such jobs there are, by state; states without a job are left out."""
+        return self.ledger.counts(Which(kind=kind, model_id=model_id, states=states, text=text))
 
     def job(self, key: str) -> JobView:
         """By id, or an unambiguous beginning of at least four characters. Raises NotFoundError."""
@@ -284,9 +319,14 @@ class Service:
 
     def latest_vet(self, model_id: str) -> JobView | None:
         """The newest vetting of a model that has not been cancelled."""
-        return next((job for job in self.jobs(kind="vet", model_id=model_id) if job.state != "cancelled"), None)
+        kept = ("queued", "running", "succeeded", "failed")
+        return next(iter(self.jobs(kind="vet", model_id=model_id, states=kept, limit=1)), None)
 
     # -- inside --------------------------------------------------------------------------------------------------
+
+    def _views(self, rows: Sequence[tuple[JobRow, dict[str, Any] | None]]) -> list[JobView]:
+        now, workers = self.ledger.clock(), self.workers()
+        return [view_of(row, summary, now, workers) for row, summary in rows]
 
     def _speed(self, model_id: str) -> float | None:
         """Seconds of one forward pass over one image, as the newest vetting measured it."""

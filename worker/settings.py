@@ -40,10 +40,21 @@ class Settings(BaseSettings):
         3, ge=1, description="How often a job is started without getting further before it counts as failed."
     )
     job_seconds: float = Field(86_400.0, gt=0, description="Longest run of one job.")
+    stall_seconds: float = Field(
+        3600.0, gt=0, description="A running job that shows no progress for so long is stopped and tried again."
+    )
     concurrency: int = Field(1, ge=1, le=64, description="Jobs that one worker runs side by side.")
+    disk_reserve: int = Field(
+        64 << 20, ge=0, description="No job starts while less is free on the disk of the home, in bytes."
+    )
     upload_limit: int = Field(4 << 30, gt=0, description="Largest file that may be added, in bytes.")
     browser_upload_limit: int = Field(200 << 20, gt=0, description="Largest upload through the browser, in bytes.")
     intake_memory: int = Field(8 << 30, gt=0, description="Memory that reading an uploaded file may take, in bytes.")
+    intake_budget: int = Field(
+        0,
+        ge=0,
+        description="Memory that all readings of uploaded files together may take, in bytes; 0: half of the machine's.",
+    )
     intake_seconds: int = Field(900, gt=0, description="Time that reading an uploaded file may take.")
     host: str = Field("127.0.0.1", description="Address on which the dashboard listens.")
     port: int = Field(8501, ge=1, le=65_535, description="Port of the dashboard.")

@@ -9,6 +9,10 @@ from auditor.architecture import Architecture
 from auditor.errors import MismatchError
 from worker.ledger import ENDED
 from worker.models import DatasetRow, JobRow, WorkerRow
+from worker.queues import NOBODY
+
+QUIET_SECONDS = 120.0
+"""A running job that shows no progress for longer is said to be quiet."""
 
 
 class JobView(NamedTuple):
@@ -68,30 +72,38 @@ def view_of(row: JobRow, summary: dict[str, Any] | None, now: float, workers: Se
         attempts=row.attempts,
         error=row.error or "",
         hint=row.hint or "",
-        notice=_why_it_waits(row, workers),
+        notice=_why_it_waits(row, workers, now),
         model_id=row.model_id,
         dataset_id=row.dataset_id,
         summary=summary or {},
     )
 
 
-def _why_it_waits(row: JobRow, workers: Sequence[WorkerRow]) -> str:
+def _why_it_waits(row: JobRow, workers: Sequence[WorkerRow], now: float) -> str:
     if row.state == "running" and row.cancel:
-        return "Stopping; it keeps what it has." if row.grace else "stopping"
+        return "Stopping; it keeps what it has." if row.grace and row.reached else "stopping"
+    if row.state == "running" and row.heard is not None and now - row.heard > QUIET_SECONDS:
+        quiet = f"No progress for {(now - row.heard) / 60:.0f} minutes."
+        return f"{quiet} AUDITOR_STALL_SECONDS says when it is stopped and tried again."
     if row.state != "queued":
         return ""
     if row.cancel:
         return "To be cancelled: a worker will keep what it has. Cancel again to drop it."
     if not workers:
         return "No worker is running. Start one with `auditor worker`."
-    if not any(row.queue in worker.queues for worker in workers):
-        return "No worker with a GPU is running, and the job asks for one."
+    able = [worker for worker in workers if row.queue in worker.queues]
+    if not able:
+        return NOBODY.get(row.queue, f"No worker serves the queue {row.queue!r}.")
+    if all(worker.trouble for worker in able):
+        return f"No worker takes jobs now. {able[0].trouble}"
+    if row.not_before is not None and row.not_before > now:
+        return f"An outage ended the last attempt, which does not count. {row.waits} Next try in {row.not_before - now:.0f} s."
     if row.published is None:
         return "The broker does not answer; the job is safe and will be sent again."
     return (
         "Waiting for a free worker."
         if row.attempts == 0
-        else f"Its worker was lost; attempt {row.attempts + 1} follows."
+        else f"{row.waits or 'Its worker was lost.'} Attempt {row.attempts + 1} follows."
     )
 
 

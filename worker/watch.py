@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Any
 
+from auditor.errors import OutageError
 from worker.job import Live
 from worker.ledger import Claim, Ledger
 
@@ -24,7 +26,9 @@ class Stopped(Exception):
 class Watch(Live):
     """Of one attempt. Raises Stopped from within the job where that is to end at once.
 
-    A job with ``grace`` is told of a cancel by ``stop``, and likewise that its time is nearly over.
+    A job with ``grace`` and a checkpoint is told of a cancel by ``stop``, and likewise that its time is nearly over. While the
+    database does not answer the job goes on: what it tells is kept until it can be written, and its supervisor ends it when that
+    takes too long.
     """
 
     def __init__(self, ledger: Ledger, claim: Claim) -> None:
@@ -35,20 +39,26 @@ class Watch(Live):
         self._points: dict[int, dict[str, Any]] = {}
         self._resumed = False
         self._kept: dict[int, bool] = {}
+        self._gone: set[int] = set()
+        self._reached: int | None = None
 
     def on_progress(self, share: float, step: str) -> None:
         if time.monotonic() - self._written < PROGRESS_SECONDS:
             return
         self._written = time.monotonic()
-        self._look()
-        gone = self._thinned()
-        if not self._ledger.progress(self._claim, share, step, self._points, forget=gone, resumed=self._resumed):
-            raise Stopped
-        self._points, self._resumed = {}, False
+        with suppress(OutageError):
+            self._look()
+            self._tell_reached()
+            self._gone = self._gone.union(self._thinned()).difference(self._points)
+            points, gone = self._points, sorted(self._gone)
+            if not self._ledger.progress(self._claim, share, step, points, forget=gone, resumed=self._resumed):
+                raise Stopped
+            self._points, self._gone, self._resumed = {}, set(), False
 
     def stop(self) -> str:
         if self._claim.grace and time.monotonic() - self._looked >= PROGRESS_SECONDS:
-            self._look()
+            with suppress(OutageError):
+                self._look()
         return self._wish
 
     def point(self, number: int, content: dict[str, Any], *, keep: bool) -> None:
@@ -56,15 +66,22 @@ class Watch(Live):
         self._kept[number] = keep
 
     def checkpoint(self, number: int) -> None:
-        self._ledger.reached(self._claim, number)
+        self._reached = number
+        with suppress(OutageError):
+            self._tell_reached()
 
     def resumed(self) -> None:
         self._resumed = True
 
+    def _tell_reached(self) -> None:
+        if self._reached is not None:
+            self._ledger.reached(self._claim, self._reached)
+            self._reached = None
+
     def _look(self) -> None:
         self._looked = time.monotonic()
         seen = self._ledger.look(self._claim)
-        if not seen.held or (seen.cancel and not self._claim.grace):
+        if not seen.held or (seen.cancel and not seen.saves):
             raise Stopped
         if seen.cancel:
             self._wish = CANCELLED

@@ -11,7 +11,7 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
-from app.commands.show import console, duration, followed, rate, state, table, when
+from app.commands.show import LISTED, Limit, console, duration, followed, left_out, rate, state, table, when
 from auditor.errors import SpecError
 
 if TYPE_CHECKING:
@@ -89,16 +89,17 @@ def run(
 
 
 @app.command("list")
-def list_audits() -> None:
+def list_audits(limit: Limit = LISTED) -> None:
     """The newest audits first."""
     from worker.client import Client
 
-    rows = []
-    for job in Client().jobs(kind="audit"):
+    client, rows = Client(), []
+    for job in client.jobs(kind="audit", limit=limit or None):
         robust = job.summary.get("robust") or [None]
         headline = "not established" if job.summary.get("withheld") else rate(robust[0])
         rows.append((job.id[:8], job.title, job.state, rate(job.summary.get("clean")), headline, when(job.created)))
     table(("id", "audit", "state", "clean", "robust", "queued (UTC)"), rows)
+    left_out(len(rows), client.count_jobs(kind="audit"))
 
 
 @app.command()

@@ -36,7 +36,9 @@ def add(
     except OSError as error:
         raise SpecError(f"{file} cannot be read: {error.strerror}.") from None
     with stream:
-        row = client.add_dataset(stream, file.name, name=name or file.stem, size=_size(resize, crop))
+        row = client.add_dataset(
+            stream, file.name, name=name or file.stem, size=_size(resize, crop), on_wait=console.print
+        )
     shape = "x".join(map(str, row.manifest["shape"]))
     console.print(
         f"Added data set {row.name} ({row.id[:8]}): {row.manifest['samples']:,} images of {shape}, "

@@ -106,6 +106,16 @@ def _database(settings: Settings) -> tuple[bool | None, str]:
     return True, shown_url(settings)
 
 
+def _files(settings: Settings) -> tuple[bool | None, str]:
+    from worker.db import connect
+    from worker.store import Store
+
+    store = Store(settings.blobs, connect(settings))
+    store.establish()
+    why = store.trouble()
+    return not why, why or f"{settings.blobs} belongs to this database"
+
+
 def _broker(settings: Settings) -> tuple[bool | None, str]:
     from worker.celery import make_app
 
@@ -126,7 +136,11 @@ def _workers(settings: Settings) -> tuple[bool | None, str]:
     alive = living_workers(Ledger(connect(settings)))
     if not alive:
         return None, "none is running; `auditor up` or `auditor worker` starts one"
-    return True, "; ".join(f"{row.id} ({', '.join([*row.queues, *row.devices])})" for row in alive)
+    said = "; ".join(
+        f"{row.id} ({', '.join([*row.queues, *row.devices])}){f' takes no jobs: {row.trouble}' if row.trouble else ''}"
+        for row in alive
+    )
+    return not any(row.trouble for row in alive), said
 
 
 def _gpu(_: Settings) -> tuple[bool | None, str]:
@@ -169,6 +183,7 @@ _CHECKS: dict[str, Callable[[Settings], tuple[bool | None, str]]] = {
     "Python": _python,
     "home": _home,
     "database": _database,
+    "stored files": _files,
     "broker": _broker,
     "workers": _workers,
     "GPU": _gpu,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from auditor.disk import outage
 from auditor.errors import SpecError
 
 
@@ -30,6 +31,8 @@ def whole_file(path: Path) -> Iterator[Path]:
             private_file(temporary)
         temporary.replace(path)
     except OSError as error:
+        if (fault := outage(error, path.parent)) is not None:
+            raise fault from None
         raise SpecError(f"{path} cannot be written: {error.strerror}.") from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.catalogue import CatalogueCommand
-from app.commands.show import console, duration, followed, rate, state, table, when
+from app.commands.show import LISTED, Limit, console, duration, followed, left_out, rate, state, table, when
 from auditor.errors import SpecError
 
 if TYPE_CHECKING:
@@ -58,19 +58,20 @@ def run(
 
 
 @app.command("list")
-def list_hardenings() -> None:
+def list_hardenings(limit: Limit = LISTED) -> None:
     """The newest trainings first."""
     from worker.client import Client
 
     client = Client()
     rows = []
-    for job in client.jobs(kind="harden"):
+    for job in client.jobs(kind="harden", limit=limit or None):
         child = client.child(job.id)
         numbers = (rate(job.summary.get("clean")), rate(job.summary.get("robust")))
         rows.append(
             (job.id[:8], job.title, job.state, *numbers, child.name if child is not None else "", when(job.created))
         )
     table(("id", "training", "state", "clean (validation)", "robust (validation)", "child", "queued (UTC)"), rows)
+    left_out(len(rows), client.count_jobs(kind="harden"))
 
 
 @app.command()

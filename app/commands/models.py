@@ -67,6 +67,7 @@ def add(
             normalization=normal,
             class_names=[item.strip() for item in classes.split(",")] if classes else None,
             declared_accuracy=declared_accuracy,
+            on_wait=console.print,
         )
     console.print(
         f"Added model {row.name} ({row.id[:8]}): {row.manifest['parameters']:,} parameters, sha256 {row.weights}."

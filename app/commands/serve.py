@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.commands.show import console, duration, follow
-from app.processes import child, obey_parent, wait_for_worker
+from app.processes import child, kept_running, obey_parent, wait_for_worker
 from auditor.errors import AuditorError, ServiceError
+from worker.queues import Lane
 
 if TYPE_CHECKING:
     from worker.client import Client
@@ -34,6 +35,7 @@ def demo(
     from app.sample import queue_audits, seed
     from worker.client import Client
 
+    obey_parent()
     began = time.monotonic()
     client = Client()
     client.prepare()
@@ -55,6 +57,7 @@ def up(host: Host = "", port: Port = 0) -> None:
     """Start a worker and the dashboard."""
     from worker.client import Client
 
+    obey_parent()
     client = Client()
     client.prepare()
     with ExitStack() as stack:
@@ -64,32 +67,43 @@ def up(host: Host = "", port: Port = 0) -> None:
         _wait(worker_process)
 
 
-def worker(concurrency: Annotated[int, typer.Option(help="Jobs side by side; 0 takes the setting.")] = 0) -> None:
-    """Run jobs from the queue until told to stop."""
-    from worker.db import upgrade
+def worker(
+    concurrency: Annotated[int, typer.Option(min=0, help="Long jobs side by side; 0 takes the setting.")] = 0,
+    lane: Annotated[
+        Lane, typer.Option(help="all: long jobs here, short ones in a process beside it; long or short: these alone.")
+    ] = "all",
+) -> None:
+    """Run jobs from the queue until told to stop. Vettings and the playground's runs wait behind no audit."""
+    from worker.db import connect, upgrade
     from worker.logs import set_up_logging
     from worker.private import private_umask
     from worker.settings import load_settings
+    from worker.store import Store
 
     obey_parent()
     private_umask()
     settings = load_settings()
     set_up_logging(settings)
     upgrade(settings)
-    from worker.celery import app, this_worker, worker_queues
+    Store(settings.blobs, connect(settings)).establish()
+    from worker.celery import app, choose, worker_queues
 
-    app.worker_main(
-        [
-            "worker",
-            "--pool=threads",
-            f"--concurrency={concurrency or settings.concurrency}",
-            f"--queues={','.join(worker_queues())}",
-            f"--hostname={this_worker().identity}",
-            "--without-gossip",
-            "--without-mingle",
-            "--loglevel=INFO",
-        ]
-    )
+    this = choose(lane, concurrency or (1 if lane == "short" else settings.concurrency))
+    with ExitStack() as stack:
+        if lane == "all":
+            stack.enter_context(kept_running(settings, "worker", "--lane", "short", log="worker-short"))
+        app.worker_main(
+            [
+                "worker",
+                "--pool=threads",
+                f"--concurrency={this.concurrency}",
+                f"--queues={','.join(worker_queues())}",
+                f"--hostname={this.identity}",
+                "--without-gossip",
+                "--without-mingle",
+                "--loglevel=INFO",
+            ]
+        )
 
 
 def dashboard(host: Host = "", port: Port = 0) -> None:
@@ -104,12 +118,21 @@ def dashboard(host: Host = "", port: Port = 0) -> None:
     serve(settings.model_copy(update={"host": host or settings.host, "port": port or settings.port}))
 
 
-def migrate() -> None:
+def migrate(
+    adopt_store: Annotated[
+        bool,
+        typer.Option("--adopt-store", help="The home's folder of stored files is this database's, whatever they say."),
+    ] = False,
+) -> None:
     """Bring the database to the newest revision."""
-    from worker.db import upgrade
+    from worker.db import connect, upgrade
     from worker.settings import load_settings
+    from worker.store import Store
 
-    upgrade(load_settings())
+    settings = load_settings()
+    upgrade(settings)
+    store = Store(settings.blobs, connect(settings))
+    store.adopt() if adopt_store else store.establish()
     console.print("The database is up to date.")
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from auditor.errors import AuditorError
+from worker.patience import for_seconds, patiently
 
 if TYPE_CHECKING:
     from worker.client import Client, JobView
 
 POLL_SECONDS = 0.4
+OUTAGE_SECONDS = 120.0
+
+LISTED = 200
+Limit = Annotated[int, typer.Option(min=0, help="How many to list; 0 for all.")]
 
 console = Console(highlight=False)
 
@@ -29,6 +35,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in rows:
         drawn.add_row(*("" if value is None else str(value) for value in row))
     console.print(drawn)
+
+
+def left_out(shown: int, counts: dict[str, int]) -> None:
+    """Say it when a list does not hold all; ``counts`` by state."""
+    total = sum(counts.values())
+    if shown < total:
+        console.print(f"The newest {shown:,} of {total:,}; --limit 0 lists all.")
 
 
 def state(job: JobView) -> None:
@@ -69,7 +82,8 @@ def follow(client: Client, job_ids: Sequence[str], on_poll: Callable[[], None]) 
     with Progress(*columns, console=console) as progress:
         bars = {job_id: progress.add_task("", total=1.0, note="") for job_id in job_ids}
         while True:
-            jobs = [client.job(job_id) for job_id in job_ids]
+            # The jobs go on while the database is away for a moment, and so do we.
+            jobs = patiently(lambda: [client.job(job_id) for job_id in job_ids], for_seconds(OUTAGE_SECONDS))
             for job in jobs:
                 progress.update(
                     bars[job.id],

@@ -3,19 +3,19 @@
 import streamlit as st
 
 from app import render
-from app.state import audit_result, choose_job, client
+from app.choosing import choose_job
+from app.state import audit_result, client
 from auditor.comparison import compare
 
 st.title("Compare")
-finished = [job for job in client().jobs(kind="audit") if job.state == "succeeded"]
-if len(finished) < 2:
+if sum(client().count_jobs(kind="audit", states=("succeeded",)).values()) < 2:
     st.info("A comparison needs two finished audits on the same data set.")
     st.stop()
 left, right = st.columns(2)
 with left:
-    first = choose_job("First audit", "a", finished)
+    first = choose_job("First audit", "a")
 with right:
-    second = choose_job("Second audit", "b", finished)
-if first and second:
-    for part in compare(audit_result(first), audit_result(second)):
+    second = choose_job("Second audit", "b")
+if first is not None and second is not None:
+    for part in compare(audit_result(first.id), audit_result(second.id)):
         render.section(part)

@@ -94,8 +94,11 @@ def add() -> None:
     try:
         filename = source.name if source is not None else str(taken)
         stream = BytesIO(source.getbuffer()) if source is not None else client().open_inbox(str(taken))
+        waiting_place = st.empty()
         with st.spinner("Reading the file behind walls"), stream:
-            row = client().add_dataset(stream, filename, name=name or filename.rsplit(".", 1)[0], size=size)
+            row = client().add_dataset(
+                stream, filename, name=name or filename.rsplit(".", 1)[0], size=size, on_wait=waiting_place.info
+            )
     except AuditorError as error:
         st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
         return

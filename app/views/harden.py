@@ -6,7 +6,8 @@ from typing import Any
 import streamlit as st
 
 from app import forms, lineage, render
-from app.commands.show import duration, when
+from app.choosing import choose_job
+from app.commands.show import duration
 from app.job_details import failure
 from app.state import choose_row, client, parameter
 from app.text import plain
@@ -16,6 +17,7 @@ from auditor.hardening import HARDENINGS
 from auditor.report.blocks import AnyBlock
 from auditor.report.training import curves, outcome
 from auditor.training_spec import TrainingSpec
+from worker.client import HOPEFUL
 from worker.models import ModelRow
 from worker.views import JobView
 
@@ -72,34 +74,10 @@ def add() -> None:
             show_cost(model, dataset, wanted)
         if st.button("Queue the training", type="primary", key="harden-queue", disabled=not (model and dataset)):
             job_id = client().harden(str(model), str(dataset), wanted, name)
-            st.session_state["harden-job"] = job_id  # the box below comes later in the script
             st.query_params.from_dict({"job": job_id})
             st.rerun()
     except AuditorError as error:
         st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
-
-
-def pick(jobs: list[JobView]) -> JobView | None:
-    """Which training to show; its id stands in the page's address."""
-    ids = {job.id: job for job in jobs}
-    titles = {job.id: f"{job.title} · {when(job.created)} · {job.id[:8]}" for job in jobs}
-    current = parameter("job")
-    matches = [job_id for job_id in ids if len(current) >= 4 and job_id.startswith(current)]
-    if current and len(matches) != 1:
-        st.warning(f"There is no training {plain(current)}. Choose one of these.")
-    if "harden-job" not in st.session_state and len(matches) == 1:
-        st.session_state["harden-job"] = matches[0]
-    chosen = st.selectbox(
-        "Training",
-        list(ids),
-        index=None,
-        format_func=titles.__getitem__,
-        key="harden-job",
-        placeholder="Choose a training",
-    )
-    if chosen:
-        st.query_params["job"] = chosen
-    return ids.get(str(chosen))
 
 
 @st.fragment(run_every=2.0)
@@ -204,6 +182,8 @@ def under_way(child_id: str) -> None:
         st.progress(job.share, text=plain(f"{job.title}: {step}. {job.notice}".strip()))
 
 
+STATES = (*HOPEFUL, "failed", "cancelled")
+
 st.title("Harden")
 st.markdown(
     "Train a more robust child of a model, and see what it gained and what it cost. The model itself stays as it is."
@@ -211,11 +191,11 @@ st.markdown(
 if not client().models() or not client().datasets():
     st.info("A training needs a model and a data set. Add them under Models and Datasets.")
     st.stop()
-trainings = client().jobs(kind="harden")
+trainings = client().count_jobs(kind="harden")
 with st.expander("New training", expanded=not trainings or bool(parameter("model")), icon=":material/model_training:"):
     add()
 if trainings:
-    picked = pick(trainings)
+    picked = choose_job("Training", "job", kind="harden", states=STATES, noun="training", what="a training")
     if picked is not None:
         if picked.ended:
             ended(picked)

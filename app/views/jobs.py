@@ -1,4 +1,4 @@
-"""Jobs: live progress, time left, cancel, and why a job failed or waits."""
+"""Jobs: live progress, time left, cancel, and why a job failed or waits; those that run first, then those that wait."""
 
 from typing import Any, Literal
 
@@ -8,17 +8,20 @@ from app.commands.show import duration, when
 from app.job_details import details, run_again
 from app.state import client, parameter
 from app.text import plain
+from auditor.errors import NotFoundError
 from worker.client import JobView
+from worker.job import JOBS
 
 Colour = Literal["gray", "blue", "green", "red", "orange"]
 MARKS: dict[str, Colour] = {
-    "queued": "gray",
     "running": "blue",
+    "queued": "gray",
     "succeeded": "green",
     "failed": "red",
     "cancelled": "orange",
 }
 
+PER_PAGE = 25
 
 # What the jobs of the Defend page link to.
 DEFEND = {"fit-defense": "Open the defense", "evaluate-defense": "Open the evaluation", "play": "Open the playground"}
@@ -74,16 +77,49 @@ def actions(job: JobView, *, opened: bool) -> None:
         run_again(job)
 
 
+def filters() -> dict[str, Any]:
+    """Which jobs to show; the page's address may begin with a kind and a state."""
+    kinds = {"": "Every kind"} | {member.kind_name(): member.display_title() for member in JOBS}
+    states = {"": "Every state"} | {state: state.capitalize() for state in MARKS}
+    left, middle, right = st.columns(3)
+    kind = left.selectbox(
+        "Kind", list(kinds), index=_place(kinds, "kind"), format_func=kinds.__getitem__, key="jobs-kind"
+    )
+    state = middle.selectbox(
+        "State", list(states), index=_place(states, "state"), format_func=states.__getitem__, key="jobs-state"
+    )
+    text = right.text_input("Title or id", key="jobs-text", placeholder="any")
+    return {"kind": kind or None, "states": (state,) if state else (), "text": text.strip()}
+
+
+def _place(options: dict[str, str], name: str) -> int:
+    return list(options).index(parameter(name)) if parameter(name) in options else 0
+
+
 @st.fragment(run_every=1.0)
-def board() -> None:
-    """The board refreshes itself; the rest of the page stays as it is."""
-    chosen = parameter("job")
-    jobs = client().jobs(limit=50)
-    if not jobs:
-        st.info("No jobs yet. Queue one under New audit.")
-    for job in sorted(jobs, key=lambda job: job.id != chosen):
-        card(job, opened=job.id == chosen)
+def board(which: dict[str, Any]) -> None:
+    """The board refreshes itself; the rest of the page stays as it is. The job that the address names comes first."""
+    named = parameter("job")
+    if named:
+        try:
+            card(client().job(named), opened=True)
+        except NotFoundError as error:
+            st.warning(plain(error.message))
+    counts = client().count_jobs(**which)
+    total = sum(counts.values())
+    if not total:
+        if not named:
+            st.info("No jobs yet. Queue one under New audit." if not any(which.values()) else "No such jobs.")
+        return
+    st.caption(", ".join(f"{counts[state]:,} {state}" for state in MARKS if state in counts) + ".")
+    pages = -(-total // PER_PAGE)
+    if st.session_state.get("jobs-page", 1) > pages:
+        st.session_state["jobs-page"] = pages
+    page = st.pagination(pages, key="jobs-page") if pages > 1 else 1
+    for job in client().jobs(**which, pressing=True, limit=PER_PAGE, offset=(page - 1) * PER_PAGE):
+        if not named or not job.id.startswith(named.lower()):
+            card(job, opened=False)
 
 
 st.title("Jobs")
-board()
+board(filters())

@@ -180,6 +180,7 @@ def add() -> None:
     try:
         filename = source.name if source is not None else str(taken)
         stream = BytesIO(source.getbuffer()) if source is not None else client().open_inbox(str(taken))
+        waiting_place = st.empty()
         with st.spinner("Reading the file behind walls"), stream:
             row = client().add_model(
                 stream,
@@ -189,6 +190,7 @@ def add() -> None:
                 normalization=normalization(),
                 class_names=[item.strip() for item in classes.split(",")] if classes else None,
                 declared_accuracy=parse_accuracy(accuracy),
+                on_wait=waiting_place.info,
             )
         _vet(row, vet_on)
     except AuditorError as error:

@@ -3,8 +3,9 @@
 import streamlit as st
 
 from app import render
+from app.choosing import choose_job
 from app.routes import critical_route
-from app.state import audit_result, audited_data, choose_job, client
+from app.state import audit_result, audited_data, client
 from app.text import plain
 from auditor.analyses.neuron_exemplars import NeuronExemplars, exemplars_in
 from auditor.analyses.neuron_sensitivity import NeuronSensitivity
@@ -69,17 +70,17 @@ def named(blocks: tuple[AnyBlock, ...], model: str) -> tuple[AnyBlock, ...]:
 
 
 st.title("Neurons")
-finished = [job for job in client().jobs(kind="audit") if job.state == "succeeded"]
-if not finished:
+if not client().count_jobs(kind="audit", states=("succeeded",)):
     st.info("No audit has finished yet. See Jobs.")
     st.stop()
 left, right = st.columns(2)
 with left:
-    chosen = choose_job("Audit", "audit", finished)
+    job = choose_job("Audit", "audit")
 with right:
-    second = choose_job("Beside it", "beside", finished)
-if not chosen:
+    job_beside = choose_job("Beside it", "beside")
+if job is None:
     st.stop()
+chosen, second = job.id, job_beside.id if job_beside is not None else ""
 result, other = audit_result(chosen), audit_result(second) if second else None
 measures = measures_in(result)
 if not measures:

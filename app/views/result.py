@@ -3,8 +3,9 @@
 import streamlit as st
 
 from app import render
+from app.choosing import choose_job
 from app.samples import browser
-from app.state import audit_result, choose_job, client, parameter, report, sections
+from app.state import audit_result, client, parameter, report, sections
 from auditor.analyses.neuron_sensitivity import NeuronSensitivity
 from auditor.analysis import detail_of, keyed
 
@@ -27,13 +28,13 @@ def chosen_analyses(titles: dict[str, str], standard: str) -> list[str]:
 
 
 st.title("Result")
-finished = [job for job in client().jobs(kind="audit") if job.state == "succeeded"]
-if not finished:
+if not client().count_jobs(kind="audit", states=("succeeded",)):
     st.info("No audit has finished yet. See Jobs.")
     st.stop()
-chosen = choose_job("Audit", "audit", finished)
-if not chosen:
+job = choose_job("Audit", "audit")
+if job is None:
     st.stop()
+chosen = job.id
 result = audit_result(chosen)
 started = result.provenance.started[:16].replace("T", " ")
 st.caption(f"{len(result.samples)} samples, {started} UTC")

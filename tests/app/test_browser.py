@@ -19,6 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from auditor.report.html import SIZE_LIMIT
 from tests.conftest import missing
+from tests.processes import die_with_tests
 from worker.client import Client
 from worker.settings import Settings, load_settings
 
@@ -53,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AUDITOR_")}
     environment["AUDITOR_HOME"] = str(home)
     command = [sys.executable, "-m", "app.cli", "up", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, preexec_fn=die_with_tests)
     address = f"http://127.0.0.1:{port}"
     limit = time.monotonic() + 90
     while not _answers(address):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugins import plugged
+from tests.processes import die_with_tests
 from tests.worker.world import make_world
 from worker.settings import Settings
 
@@ -42,6 +43,7 @@ TOY = '''
 FORM = """
 import json, sys
 from streamlit.testing.v1 import AppTest
+from tests.processes import die_with_tests
 page = AppTest.from_file(sys.argv[1], default_timeout=120)
 page.run()
 page.switch_page("views/new_audit.py")
@@ -59,7 +61,13 @@ def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
 
 def run(environment: dict[str, str], *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        preexec_fn=die_with_tests,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

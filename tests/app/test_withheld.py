@@ -21,6 +21,7 @@ from auditor.dataset import write_dataset
 from tests.app.test_pages import opened, texts
 from tests.nets import labelled
 from tests.plugins import plugged
+from tests.processes import die_with_tests
 from tests.worker.world import World, make_world, quick_spec, run_here
 from worker.settings import Settings
 
@@ -145,7 +146,9 @@ def test_a_fake_attack_of_a_new_file_is_caught(settings: Settings, tmp_path: Pat
         "--samples",
         "60",
     ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False, preexec_fn=die_with_tests
+    )
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "Robust accuracy is not established" in said

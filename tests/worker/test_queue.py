@@ -18,10 +18,12 @@ from sqlalchemy import func, select
 from auditor.audit_spec import AuditSpec
 from tests.conftest import missing
 from tests.plugins import plugged
+from tests.processes import die_with_tests
 from tests.worker.rows import new_job
 from tests.worker.test_supervisor import runners, wait_until
 from tests.worker.world import ODD_JOBS, World, make_world, quick_spec
 from worker.models import ResultRow
+from worker.queues import QUEUES
 from worker.settings import Settings, load_settings
 
 BROKERS = {
@@ -59,7 +61,7 @@ def _empty(url: str, name: str) -> None:
     try:
         with Connection(url, connect_timeout=3) as connection:
             connection.ensure_connection(max_retries=1, timeout=3)
-            for queue in ("cpu", "gpu"):
+            for queue in QUEUES:
                 connection.default_channel.queue_declare(
                     queue, durable=True, auto_delete=False
                 ) if name == "redis" else None
@@ -76,8 +78,9 @@ def worker(world: World) -> Iterator[subprocess.Popen[bytes]]:
     """``auditor worker`` as an operator starts it."""
     with (world.client.settings.home / "worker.out").open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "worker"], stdout=output, stderr=output, stdin=subprocess.DEVNULL
-        )
+            [sys.executable, "-m", "app.cli", "worker"],
+            stdout=output, stderr=output, stdin=subprocess.DEVNULL, preexec_fn=die_with_tests,
+        )  # fmt: skip
     try:
         wait_until(lambda: any(f"-{process.pid}-" in row.id for row in world.client.workers()), 60)
         yield process
@@ -141,6 +144,45 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back_and_another_finishes_i
     with worker(world):
         wait_until(finished(world, [job]), 40)
     assert (world.client.job(job).state, world.client.job(job).attempts) == ("succeeded", 1)
+
+
+def test_a_vetting_starts_at_once_behind_hours_of_audits(world: World) -> None:
+    """With one worker, of concurrency 1; also when the process for short jobs was killed and is started again."""
+    ledger = world.client.ledger
+    spec = {"kind": "odd", "how": "slow", "seconds": 600.0}
+    long = [new_job(ledger, kind="odd", spec=spec) for _ in range(3)]
+    for job in long:
+        assert world.client._publish(job, "cpu")
+    with worker(world):
+        wait_until(lambda: any(world.client.job(job).state == "running" for job in long), 40)
+        vet = world.client.vet("tiny", "random")
+        wait_until(finished(world, [vet]), 60)
+        assert world.client.job(vet).state == "succeeded"
+        (short,) = [row for row in world.client.workers() if row.queues == ["short"]]
+        os.kill(int(short.id.split("-")[-2]), signal.SIGKILL)
+        again = world.client.vet("tiny", "random")
+        wait_until(finished(world, [again]), 90)
+        assert world.client.job(again).state == "succeeded"
+        assert [world.client.job(job).state for job in long].count("running") == 1, "one at a time, as it was told"
+        for job in long:
+            world.client.cancel(job)
+        wait_until(finished(world, long), 20)
+
+
+def test_a_worker_whose_store_is_not_mounted_takes_nothing_and_goes_on_when_it_is(world: World, tmp_path: Path) -> None:
+    blobs = world.client.blobs.folder
+    with worker(world):
+        blobs.rename(tmp_path / "unmounted")
+        wait_until(lambda: all(row.trouble for row in world.client.workers()), 20)
+        job = new_job(world.client.ledger, kind="odd", spec={"kind": "odd"})
+        assert world.client._publish(job, "cpu")
+        time.sleep(3)
+        view = world.client.job(job)
+        assert (view.state, view.attempts) == ("queued", 0)
+        assert "not mounted" in view.notice
+        (tmp_path / "unmounted").rename(blobs)
+        wait_until(finished(world, [job]), 60)
+        assert (world.client.job(job).state, world.client.job(job).attempts) == ("succeeded", 1)
 
 
 def test_a_job_that_no_message_carries_is_found_by_an_idle_worker(world: World) -> None:

@@ -9,19 +9,21 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import update
 
-from auditor.errors import ServiceError
+from auditor.errors import OutageError, ServiceError
 from auditor.metrics import Rate
 from tests.plugins import plugged
 from tests.worker.rows import new_job
 from tests.worker.world import ODD_JOBS, World, make_world, quick_spec
+from worker.client import Client
 from worker.ledger import Claim, Ledger, Renewal
 from worker.models import JobRow
 from worker.settings import Settings, load_settings
-from worker.supervisor import supervise
+from worker.supervisor import _Supervision, supervise
 
 
 @pytest.fixture
@@ -118,6 +120,82 @@ def test_a_job_over_its_time_is_stopped(world: World) -> None:
     assert run(world, job) == "over time"
     assert "longer than its limit of 6 seconds" in world.client.job(job).error
     assert runners() == []
+
+
+def test_a_job_that_hangs_is_stopped_after_the_stall_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDITOR_STALL_SECONDS", "4")
+    client = Client(load_settings())
+    job = odd(world, "hang", max_attempts=2)
+    assert run(World(client, world.model_id, world.dataset_id), job) == "stalled, now queued"
+    assert runners() == []
+    assert run(World(client, world.model_id, world.dataset_id), job) == "stalled, now failed"
+    view = client.job(job)
+    assert view.error == "The job's process showed no progress for 4 seconds and was stopped."
+    assert "AUDITOR_STALL_SECONDS" in view.hint
+
+
+def test_only_silence_is_a_stall_not_slowness_nor_a_database_that_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("worker.supervisor.time", SimpleNamespace(monotonic=lambda: now[0]))
+    ledger, process = world.client.ledger, subprocess.Popen(["sleep", "60"], start_new_session=True)
+    settings = world.client.settings.model_copy(update={"stall_seconds": 100.0, "lease_seconds": 1e6})
+    claim = ledger.claim(odd(world, "hang"), "w", 600)
+    assert claim is not None
+    watched = _Supervision(claim, settings, ledger, threading.Event())
+    watched.heard = watched.renewed = watched.sign_seen = now[0]
+    try:
+        for step in range(5):
+            now[0] += 90
+            assert ledger.progress(claim, step / 10, "on")
+            assert watched._heartbeat(process) == "", "slow, but it gets on"
+        true = Ledger.look
+        monkeypatch.setattr(Ledger, "look", lambda *_: (_ for _ in ()).throw(OutageError("away")))
+        now[0] += 500
+        assert watched._heartbeat(process) == "", "it could not write that it gets on"
+        monkeypatch.setattr(Ledger, "look", true)
+        now[0] += 90
+        assert watched._heartbeat(process) == ""
+        now[0] += 20
+        assert watched._heartbeat(process) == "stalled, now queued"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_page_says_that_a_job_is_quiet_and_why_the_next_attempt_follows(world: World) -> None:
+    ledger, job = world.client.ledger, odd(world, "hang")
+    world.client.keeper().register("w", ["cpu"], [])
+    claim = ledger.claim(job, "w", 600)
+    assert claim is not None
+    assert world.client.job(job).notice == ""
+    with world.client.database.write() as session:
+        session.execute(update(JobRow).values(heard=JobRow.heard - 600))
+    assert world.client.job(job).notice.startswith("No progress for 10 minutes.")
+    ledger.progress(claim, 0.5, "on")
+    assert world.client.job(job).notice == ""
+    ledger.crashed(claim, "The job's process ended by signal 9.", "Set a smaller batch_size.")
+    ledger.published(job)
+    keeper = world.client.keeper()
+    keeper.register("w", ["cpu"], [])
+    expected = "The job's process ended by signal 9. Set a smaller batch_size. Attempt 2 follows."
+    assert world.client.job(job).notice == expected
+    keeper.unregister()
+
+
+def test_a_gentle_job_without_a_checkpoint_is_cancelled_at_once(world: World) -> None:
+    """It has nothing to keep, so it gets no time to keep it, wherever it is: here it looks at nothing."""
+    spec = {"kind": "odd", "how": "hang"}
+    job = new_job(world.client.ledger, kind="odd", spec=spec, grace=60.0)
+    thread = threading.Thread(target=run, args=(world, job))
+    thread.start()
+    wait_until(lambda: runners() and world.client.job(job).state == "running")
+    asked = time.monotonic()
+    world.client.cancel(job)
+    thread.join(30)
+    assert time.monotonic() - asked < 3
+    assert world.client.job(job).state == "cancelled"
 
 
 @pytest.mark.parametrize("how", ["hang", "slow"])

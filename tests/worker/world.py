@@ -38,6 +38,7 @@ ODD_JOBS = '''
         model_id: str = "none"
         how: str = "finish"
         seconds: float = 60.0
+        wait_for: str = ""
 
         def run(self, context: Context) -> Output:
             if self.how == "abort":
@@ -48,6 +49,13 @@ ODD_JOBS = '''
                 raise RuntimeError("postgresql://user:hunter2@host/db failed")
             if self.how == "memory":
                 raise MemoryError
+            context.on_progress(0.0, "waiting")
+            while self.wait_for and not os.path.exists(self.wait_for):
+                time.sleep(0.05)
+            if self.how == "read":
+                context.classifier(self.model_id)
+            if self.how == "write":
+                (context.folder / "large").write_bytes(bytes(int(self.seconds * 2**20)))
             if self.how == "hang":
                 time.sleep(self.seconds)
             steps = int(self.seconds * 10) if self.how == "slow" else 0

@@ -11,6 +11,7 @@ from auditor.audit_spec import AuditSpec
 from auditor.result import AuditResult, Headline
 from worker.job import Context, Job, Output
 from worker.lineage import Lineage
+from worker.queues import CPU, GPU
 
 
 class AuditJob(Job):
@@ -24,7 +25,7 @@ class AuditJob(Job):
 
     @property
     def queue(self) -> str:
-        return "gpu" if self.audit.device == "cuda" else "cpu"
+        return GPU if self.audit.device == "cuda" else CPU
 
     def run(self, context: Context) -> Output:
         row = context.registry.model(self.model_id)

@@ -11,6 +11,7 @@ from worker.defending import prepared
 from worker.defenses import Defenses
 from worker.job import Context, Job, Output
 from worker.lineage import Lineage
+from worker.queues import CPU, GPU
 
 
 class EvaluateDefenseJob(Job):
@@ -25,7 +26,7 @@ class EvaluateDefenseJob(Job):
 
     @property
     def queue(self) -> str:
-        return "gpu" if self.study.device == "cuda" else "cpu"
+        return GPU if self.study.device == "cuda" else CPU
 
     @property
     def evaluates(self) -> str | None:

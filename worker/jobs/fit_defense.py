@@ -10,6 +10,7 @@ from pydantic import Field
 from auditor.defense_fit import FitSpec, fit
 from worker.defending import stored
 from worker.job import Context, Job, Output
+from worker.queues import CPU, GPU
 
 
 class FitDefenseJob(Job):
@@ -24,7 +25,7 @@ class FitDefenseJob(Job):
 
     @property
     def queue(self) -> str:
-        return "gpu" if self.fit.device == "cuda" else "cpu"
+        return GPU if self.fit.device == "cuda" else CPU
 
     def run(self, context: Context) -> Output:
         fitted = fit(

@@ -17,6 +17,7 @@ from auditor.training_spec import TrainingSpec
 from worker.job import Context, Job, Live, Output
 from worker.lineage import Child
 from worker.loading import architecture_of
+from worker.queues import CPU, GPU
 
 
 class HardenJob(Job):
@@ -32,7 +33,7 @@ class HardenJob(Job):
 
     @property
     def queue(self) -> str:
-        return "gpu" if self.training.device == "cuda" else "cpu"
+        return GPU if self.training.device == "cuda" else CPU
 
     def run(self, context: Context) -> Output:
         relay = _Relay(context.live)

@@ -11,6 +11,7 @@ from auditor.device import pick_device
 from worker.defending import load_defended
 from worker.defenses import Defenses
 from worker.job import Context, Job, Output
+from worker.queues import SHORT
 
 
 class PlayJob(Job):
@@ -23,6 +24,10 @@ class PlayJob(Job):
     defense_id: str = Field(min_length=1, description="The stored defense.")
     sample: int = Field(ge=0, description="Which image.")
     play: PlaySpec = Field(default_factory=PlaySpec, description="What is done to it.")
+
+    @property
+    def queue(self) -> str:
+        return SHORT
 
     def run(self, context: Context) -> Output:
         row = Defenses(context.registry.database).get(self.defense_id)

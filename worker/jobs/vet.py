@@ -8,6 +8,7 @@ from pydantic import Field
 
 from auditor.vet import VET_SAMPLES, vet
 from worker.job import Context, Job, Output
+from worker.queues import SHORT
 
 
 class VetJob(Job):
@@ -17,6 +18,10 @@ class VetJob(Job):
     noun: ClassVar[str] = "vetting"
     kind: Literal["vet"] = "vet"
     samples: int = Field(VET_SAMPLES, ge=1, le=100_000, description="Samples on which accuracy is compared.")
+
+    @property
+    def queue(self) -> str:
+        return SHORT
 
     def run(self, context: Context) -> Output:
         dataset = context.dataset(self.dataset_id) if self.dataset_id is not None else None

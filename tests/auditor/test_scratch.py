@@ -1,0 +1,94 @@
+"""Temporary folders: gone at the end, and when their process was killed, removed by the next one; nobody else's are."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from auditor import scratch as module
+from auditor.scratch import scratch, sweep
+
+HOLD = """
+import sys
+from pathlib import Path
+from auditor.scratch import scratch
+with scratch("upload", Path(sys.argv[1])) as folder:
+    (folder / "file").write_bytes(b"x")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def holder(parent: Path) -> tuple[subprocess.Popen[str], Path]:
+    """Another process with a scratch folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_folder_is_gone_at_its_end_however_it_ends(tmp_path: Path) -> None:
+    def fails() -> None:
+        with scratch("test", tmp_path) as folder:
+            (folder / "file").touch()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
+    process, folder = holder(tmp_path)
+    with scratch("own", tmp_path) as own:
+        try:
+            assert sweep(tmp_path) == []
+            assert (folder / "file").exists()
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        assert folder.exists(), "nobody could remove it"
+        assert sweep(tmp_path) == [folder]
+        assert own.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_number_that_was_given_again_is_another_owner(tmp_path: Path) -> None:
+    name = f"auditor-home-{module._boot()}-{module._space()}-{os.getpid()}-1-abc"
+    (tmp_path / name).mkdir()
+    assert [path.name for path in sweep(tmp_path)] == [name]
+
+
+def test_folders_of_others_and_of_other_machines_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = f"{module._boot()}-{module._space()}-{2**22 + 1}-1-abc"
+    names = {
+        "auditor-home-abc", "auditor-homeless", f"other-home-{dead}",
+        f"auditor-home-feedfeedfeed-{module._space()}-1-1-abc",  # another boot: perhaps of another machine
+        f"auditor-home-{module._boot()}-1-1-1-abc",  # another container's processes cannot be seen from here
+    }  # fmt: skip
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / f"auditor-file-{dead}").touch()
+    (tmp_path / f"auditor-link-{dead}").symlink_to(tmp_path)
+    assert sweep(tmp_path) == []
+    mine = tmp_path / f"auditor-home-{dead}"
+    mine.mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    assert sweep(tmp_path) == []
+    monkeypatch.undo()
+    assert sweep(tmp_path) == [mine]
+
+
+def test_on_this_machines_own_disk_what_an_earlier_boot_left_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    old = tmp_path / "auditor-home-feedfeedfeed-1-1-1-abc"
+    old.mkdir()
+    assert sweep() == [old]
