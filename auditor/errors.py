@@ -14,6 +14,8 @@ AuditorError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
@@ -87,6 +89,15 @@ class OutageError(ServiceError):
 
 class DiskFullError(OutageError):
     """No space is left on a disk."""
+
+
+def known_names(name: str, known: Iterable[str], most: int = 30) -> str:
+    """A hint for a name that there is none of: the nearest one, and all that there are."""
+    names = [item for item in dict.fromkeys(known) if item]
+    nearest = get_close_matches(name, names, 1)
+    meant = f"Did you mean {nearest[0]}? " if nearest else ""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{meant}There are: {', '.join(names[:most])}{more}." if names else ""
 
 
 def _shown(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from auditor.analysis import ANALYSES
 from auditor.attack import ATTACKS
 from auditor.check import CHECKS
 from auditor.corruption import CORRUPTIONS
+from auditor.errors import known_names
 from auditor.hardening import HARDENINGS
 from worker.settings import Settings
 
@@ -74,6 +76,34 @@ def test_the_files_and_commands_that_a_document_names_exist(name: str) -> None:
         assert command in groups, command
         inner = getattr(groups[command], "commands", None)
         assert inner is None or not rest or rest in inner, (command, rest)
+
+
+def hints() -> list[tuple[str, str, str]]:
+    """Every command that a message of the product names: (file, group, command)."""
+    found = []
+    for path in sorted(path for package in ("auditor", "worker", "app") for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for group, command in re.findall(r"`auditor ([a-z]+)(?: ([a-z]+))?[ `]", node.value):
+                    found.append((str(path.relative_to(ROOT)), group, command))
+    return found
+
+
+def test_every_command_that_a_message_advises_exists() -> None:
+    groups = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    advised = hints()
+    assert len(advised) > 10
+    for file, group, command in advised:
+        assert group in groups, (file, group)
+        inner = getattr(groups[group], "commands", None)
+        assert inner is None or not command or command in inner, (file, group, command)
+
+
+def test_a_name_that_there_is_none_of_gets_the_nearest_one_and_all_that_there_are() -> None:
+    layers = ["conv1", "layer1.0.conv1", "", "fc", "fc"]
+    assert known_names("layer1.conv1", layers) == "Did you mean layer1.0.conv1? There are: conv1, layer1.0.conv1, fc."
+    assert known_names("x", map(str, range(100))).endswith("28, 29 and 70 more.")
+    assert known_names("x", []) == ""
 
 
 def test_the_words_that_were_wrong_say_what_the_code_does() -> None:

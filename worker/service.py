@@ -169,7 +169,13 @@ class Service:
         """A file of the inbox, by a name that ``inbox`` lists. Raises NotFoundError."""
         if name not in self.inbox():
             raise NotFoundError(f"There is no file {name!r} in the inbox.")
-        return (self.settings.inbox / name).open("rb")
+        try:
+            return (self.settings.inbox / name).open("rb")
+        except OSError as error:
+            raise NotFoundError(
+                f"The file {name!r} of the inbox cannot be read: {error.strerror}.",
+                "Make it readable for the user that runs the dashboard.",
+            ) from None
 
     # -- jobs ----------------------------------------------------------------------------------------------------
 

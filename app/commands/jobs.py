@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from app.commands.show import console, followed, state, table, when
+from app.commands.show import console, followed, table, when
+from app.commands.show import state as show_state
 from auditor.errors import NotFoundError
 
 app = typer.Typer(no_args_is_help=True)
@@ -18,18 +19,25 @@ Job = Annotated[str, typer.Argument(help="Id of a job, or an unambiguous beginni
 @app.command("list")
 def list_jobs(
     kind: Annotated[str, typer.Option(help="One kind of job alone, such as audit, vet, harden.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest.")] = 50,
+    state: Annotated[str, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = "",
+    text: Annotated[str, typer.Option(help="A part of the title, or the beginning of an id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
 ) -> None:
-    """Jobs of every kind, the newest first."""
+    """Jobs of every kind: those that run, those that wait in their order, then the newest of the others."""
     from worker.client import Client
 
+    client = Client()
+    which: dict[str, Any] = {"kind": kind or None, "states": (state,) if state else (), "text": text}
     table(
         ("id", "kind", "job", "state", "why", "queued (UTC)"),
         [
             (job.id[:8], job.kind, job.title, job.state, job.error or job.notice, when(job.created))
-            for job in Client().jobs(kind=kind or None, limit=limit)
+            for job in client.jobs(**which, limit=limit, pressing=True)
         ],
     )
+    total = sum(client.count_jobs(**which).values())
+    if total > limit:
+        console.print(f"{limit:,} of {total:,} jobs; --limit shows more.")
 
 
 @app.command()
@@ -45,7 +53,7 @@ def show(
     if as_json:
         print(json.dumps(found._asdict() | {"request": request}, indent=2))
         return
-    state(found)
+    show_state(found)
     console.print_json(json.dumps(request))
     if found.state == "failed":
         console.print(
@@ -82,7 +90,7 @@ def again(job: Job, detach: Annotated[bool, typer.Option("--detach", help="Queue
     new = client.run_again(job)
     console.print(f"Job {new[:8]} is queued: the same as {client.job(job).id[:8]}.")
     if not detach:
-        state(followed(client, new, "job"))
+        show_state(followed(client, new, "job"))
 
 
 @app.command()

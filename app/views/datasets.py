@@ -95,7 +95,7 @@ def add() -> None:
         filename = source.name if source is not None else str(taken)
         stream = BytesIO(source.getbuffer()) if source is not None else client().open_inbox(str(taken))
         waiting_place = st.empty()
-        with st.spinner("Reading the file behind walls"), stream:
+        with st.spinner("Checking the file in a sandbox"), stream:
             row = client().add_dataset(
                 stream, filename, name=name or filename.rsplit(".", 1)[0], size=size, on_wait=waiting_place.info
             )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.classifier import Classifier
-from auditor.errors import SpecError
+from auditor.errors import SpecError, known_names
 from auditor.neurons import Layer, list_layers
 
 
@@ -71,9 +71,7 @@ def _shapes(classifier: Classifier, layers: Sequence[str]) -> dict[str, torch.Si
     modules = dict(classifier.network.named_modules())
     seen: dict[str, list[Any]] = {name: [] for name in layers}
     if missing := [name for name in layers if not name or name not in modules]:
-        raise SpecError(
-            f"There is no module {missing[0]!r} in the network.", "See `auditor models show` for its layers."
-        )
+        raise SpecError(f"There is no module {missing[0]!r} in the network.", known_names(missing[0], modules))
     handles = [
         modules[name].register_forward_hook(lambda _module, _inputs, output, name=name: seen[name].append(output))
         for name in layers

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.classifier import Classifier
-from auditor.errors import EvaluationError, SpecError
+from auditor.errors import EvaluationError, SpecError, known_names
 from auditor.learning.passes import Passes
 from auditor.neurons import LayerKind, watch
 
@@ -107,8 +107,10 @@ class Trainee:
         if not layers:
             return Features(self.logits(x), {})
         outputs: dict[str, Tensor] = {}
+        ran: list[str] = []
 
         def keep(name: str, kind: LayerKind, type_name: str, output: Tensor) -> Tensor | None:
+            ran.append(name)
             if name not in layers:
                 return None
             # A layer that is kept, with nothing before it that learns, has no graph of its own.
@@ -118,7 +120,7 @@ class Trainee:
         with watch(self.network, keep):
             logits = self.logits(x)
         if missing := [name for name in layers if name not in outputs]:
-            raise EvaluationError(f"There is no layer {missing[0]} in the network.", "See `auditor models show`.")
+            raise EvaluationError(f"There is no layer {missing[0]} in the network.", known_names(missing[0], ran))
         return Features(logits, outputs)
 
     def snapshot(self, state: dict[str, Tensor] | None = None) -> Classifier:
@@ -141,12 +143,14 @@ def before(classifier: Classifier, layer: str) -> tuple[str, ...]:
     """
     seen: list[str] = []
     found: list[int] = []
+    ran: list[str] = []
     names = {module: name for name, module in classifier.network.named_modules()}
 
     def note(module: nn.Module, inputs: Any) -> None:
         seen.append(names[module])
 
     def reached(name: str, kind: LayerKind, type_name: str, output: Tensor) -> None:
+        ran.append(name)
         if name == layer:
             found.append(len(seen))
 
@@ -159,7 +163,7 @@ def before(classifier: Classifier, layer: str) -> tuple[str, ...]:
         for handle in handles:
             handle.remove()
     if not found:
-        raise SpecError(f"There is no layer {layer!r} in the network.", "See `auditor models show` for its layers.")
+        raise SpecError(f"There is no layer {layer!r} in the network.", known_names(layer, ran))
     # A layer with tensors of its own was noted right before its output came.
     own = seen[found[0] - 1] == layer.split("#")[0] if found[0] else False
     earlier, later = seen[: found[0] - own], seen[found[0] - own :]

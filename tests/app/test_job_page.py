@@ -99,6 +99,8 @@ def test_the_command_line_lists_shows_and_runs_jobs_again(world: World, auditor:
     listed = auditor("jobs", "list")
     assert job[:8] in listed
     assert "is damaged" in listed
+    assert job[:8] in auditor("jobs", "list", "--state", "failed", "--text", "tiny")
+    assert job[:8] not in auditor("jobs", "list", "--state", "queued")
     assert f"auditor jobs again {job[:8]}" in auditor("jobs", "show", job[:8])
     described = json.loads(auditor("jobs", "show", job, "--json"))
     assert described["request"]["audit"] == quick_spec().model_dump(mode="json")

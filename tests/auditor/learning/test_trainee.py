@@ -32,8 +32,10 @@ def test_what_lies_below_a_layer_is_what_runs_before_it() -> None:
     assert set(before(classifier, "linear")) == {
         layer.name for layer in list_layers(classifier) if layer.kind in ("conv", "norm")
     }
-    with pytest.raises(SpecError, match="no layer 'layer9'"):
-        before(classifier, "layer9")
+    with pytest.raises(SpecError, match=r"no layer 'layer2\.0\.conv9'") as refused:
+        before(classifier, "layer2.0.conv9")
+    assert refused.value.hint.startswith("Did you mean layer2.0.conv")
+    assert "conv1, " in refused.value.hint
 
 
 def test_a_module_that_runs_again_later_is_not_below() -> None:
