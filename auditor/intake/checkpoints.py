@@ -178,9 +178,13 @@ def _unwrap(loaded: Any, file_format: Format, name: str, limits: Limits) -> Chec
     """The state dict within what training scripts save around it."""
     path: list[str] = []
     notes: list[str] = []
+    if type(loaded) in (tuple, list):
+        loaded = _only_dictionary(loaded, name, notes)
     content = _entries(loaded, name)
     for _ in range(_MAX_WRAPPERS):
         found = _wrappers(content, Tensor) or _wrappers(content, dict)
+        if not found and not any(isinstance(item, Tensor) for item in content.values()):
+            found = _unknown_wrapper(content, name)
         if not found:
             break
         if len(found) > 1:
@@ -209,6 +213,38 @@ def _wrappers(content: dict[Any, Any], sort: type) -> list[str]:
         for key in WRAPPERS
         if isinstance(content.get(key), dict) and any(isinstance(item, sort) for item in dict.values(content[key]))
     ]
+
+
+def _unknown_wrapper(content: dict[Any, Any], name: str) -> list[str]:
+    """The one key under which there are tensors, whatever it is called. Raises IntakeError for several."""
+    found = [
+        key
+        for key, value in content.items()
+        if isinstance(key, str)
+        and isinstance(value, dict)
+        and any(isinstance(item, Tensor) for item in dict.values(value))
+    ]
+    if len(found) > 1:
+        raise IntakeError(
+            f"{shown(name)} holds several sets of weights ({listed([shown(key) for key in found], 5)}); expected one.",
+            f'Save the one that you mean: import torch; d = torch.load({printable(name)!r}, map_location="cpu"); '
+            f'torch.save(d[{found[0]!r}], "weights.pt")',
+        )
+    return found
+
+
+def _only_dictionary(loaded: Any, name: str, notes: list[str]) -> Any:
+    """The one dictionary of a tuple such as (state_dict, accuracy). Raises IntakeError where there is not just one."""
+    found = [item for item in loaded if type(item) in (dict, OrderedDict)]
+    if len(found) != 1:
+        raise IntakeError(
+            f"{shown(name)} holds a {type(loaded).__name__} with {len(found)} dictionaries; expected one, of tensors by name.",
+            f'Save the one that holds the weights: import torch; d = torch.load({printable(name)!r}, map_location="cpu"); '
+            'torch.save(d[0], "weights.pt")',
+        )
+    if len(loaded) > 1:
+        notes.append(f"The file holds a {type(loaded).__name__}; of its {len(loaded)} items the dictionary was taken.")
+    return found[0]
 
 
 def _key_text(key: object) -> str:

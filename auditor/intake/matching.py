@@ -12,7 +12,7 @@ from torch import Tensor
 
 from auditor.architecture import Architecture
 from auditor.errors import IntakeError
-from auditor.intake.wording import counted, listed, shape_text, shown
+from auditor.intake.wording import counted, listed, printable, shape_text, shown
 
 PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "1.")
 """What DataParallel, wrapper classes, torch.compile and Sequential(normalisation, network) put before every name."""
@@ -28,6 +28,7 @@ _MAX_CHANNELS = 16
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _COUNTER = "num_batches_tracked"
+_PROFILED = ("total_ops", "total_params")
 _AVERAGED = "n_averaged"
 """torch.optim.swa_utils counts its averages under this name, beside the weights."""
 
@@ -57,7 +58,12 @@ def match(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], architect
     """
     tensors = {key: tensor for key, tensor in found.items() if key != _AVERAGED or key in expected}
     tensors, prefix, values = _strip(tensors, expected)
-    notes = [f"The prefix '{prefix}' was taken off every name."] if prefix else []
+    tensors, further, left = _with_any_prefix(tensors, expected)
+    prefix += further
+    whose = "the names below it" if left else "every name"
+    notes = [f"The prefix '{printable(prefix)}' was taken off {whose}."] if prefix else []
+    if left:
+        notes.append(f"Left out, since the architecture has no place for them: {listed([shown(key) for key in left])}.")
     normalization = _normalization(values)
     if normalization is not None:
         mean, std = (" ".join(f"{value:.4g}" for value in part) for part in (normalization.mean, normalization.std))
@@ -106,6 +112,28 @@ def _strip(
                 break
         else:
             return rest, prefix, values
+
+
+def _with_any_prefix(
+    tensors: dict[str, Tensor], expected: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], str, list[str]]:
+    """Where some prefix, whatever it is, makes the names fit: (tensors, prefix, names without it, which are left out).
+
+    What profilers count (``total_ops``, ``total_params``) is left out as well.
+    """
+    counted_by_profilers = [key for key in tensors if key not in expected and key.rpartition(".")[2] in _PROFILED]
+    tensors = {key: value for key, value in tensors.items() if key not in counted_by_profilers}
+    wanted = {key for key in expected if key.rpartition(".")[2] != _COUNTER}
+    if wanted <= tensors.keys():
+        return tensors, "", counted_by_profilers
+    first = min(wanted, default="")
+    for key in tensors:
+        prefix = key.removesuffix(first)
+        if key.endswith(first) and prefix.endswith(".") and all(f"{prefix}{name}" in tensors for name in wanted):
+            inside = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            left = [name for name in tensors if not name.startswith(prefix)]
+            return inside, prefix, [*left, *counted_by_profilers]
+    return tensors, "", counted_by_profilers
 
 
 def _normalization(values: Mapping[str, Tensor]) -> EmbeddedNormalization | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pickletools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
 from auditor.errors import IntakeError
@@ -19,7 +19,25 @@ from auditor.intake.wording import printable, shown
 RECIPE = (
     'Where the model is defined, run: import torch; torch.save(model.state_dict(), "weights.pt") and upload that file.'
 )
-"""What to do with every file that holds more than weights."""
+"""What to do with a file that holds a model instead of its weights."""
+
+_BESIDE = re.compile(
+    r"numpy(\._?core)*\.(multiarray\.(scalar|_reconstruct)|dtype|ndarray)|numpy\.dtypes\.\w+|_codecs\.encode|argparse\.Namespace|"
+    r"pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path|datetime\.(date|time|datetime|timedelta|timezone)|"
+    r"collections\.(defaultdict|deque)|copyreg\._reconstructor|builtins\.(object|list|dict|tuple|set|int|float|str|bool|bytearray)"
+)
+"""What training scripts keep beside weights, and what can be loaded without running anything of the file's."""
+
+
+def extraction(name: str) -> str:
+    """What to do with a file that holds weights and harmless values beside them, or another protocol: it needs no model."""
+    return (
+        "If you trust the file, take its tensors out where it was made: "
+        f'import torch; d = torch.load({printable(name)!r}, map_location="cpu", weights_only=False); '
+        "w = next(v for v in (d, *d.values()) if isinstance(v, dict) and any(map(torch.is_tensor, v.values()))); "
+        'torch.save({k: v for k, v in w.items() if torch.is_tensor(v)}, "weights.pt")'
+    )
+
 
 ELEMENT_BYTES: Final = {
     "BoolStorage": 1,
@@ -101,6 +119,7 @@ class Scanner:
         self.storages: dict[str, Storage] = {}
         self._odd_keys = 0
         self._calls = 0
+        self._harmless = False
 
     def read(self, stream: BinaryIO) -> object:
         """Read one pickle, up to and with its STOP. Returns a number or a string as itself, a list as a list.
@@ -124,13 +143,18 @@ class Scanner:
 
     def objects(self, path: str) -> IntakeError:
         """The refusal of a pickle that names something else than tensors."""
-        return IntakeError(f"{shown(self.name)} holds Python objects ({printable(path)}), not only weights.", RECIPE)
+        return IntakeError(
+            f"{shown(self.name)} holds Python objects ({printable(path)}), not only weights.",
+            extraction(self.name) if self._harmless else RECIPE,
+        )
 
     def _run(self, stream: BinaryIO) -> object:
         stack: list[object] = []
         marks: list[list[object]] = []
         memo: dict[int, object] = {}
-        for opcode, argument, _ in pickletools.genops(stream):
+        newer = False
+        opcodes = pickletools.genops(stream)
+        for opcode, argument, _ in opcodes:
             match opcode.name:
                 case "PROTO" | "FRAME":
                     pass
@@ -147,10 +171,13 @@ class Scanner:
                 case "MEMOIZE":
                     memo[len(memo)] = stack[-1]
                 case "GLOBAL":
-                    stack.append(self._global(str(argument).replace(" ", ".")))
-                case "STACK_GLOBAL":  # torch refuses it; it is read to say what the file holds
-                    self._global(f"{stack[-2]}.{stack[-1]}")
-                    raise self.damaged("pickle protocol 4 or later; torch's own is 2")
+                    path = str(argument).replace(" ", ".")
+                    # It is refused in any case; whether it may be loaded elsewhere, the rest of the file says.
+                    self._harmless = bool(_BESIDE.fullmatch(path)) and path not in _KNOWN and _all_harmless(opcodes)
+                    stack.append(self._global(path))
+                case "STACK_GLOBAL":  # torch.load(weights_only=True) refuses it; it is read to say what the file holds
+                    newer = True
+                    stack[-2:] = [self._global(f"{stack[-2]}.{stack[-1]}")]
                 case "MARK":
                     marks.append(stack)
                     stack = []
@@ -189,6 +216,11 @@ class Scanner:
                         raise self.damaged("BUILD")
                 case "NEWOBJ":
                     raise self.objects(_path(stack[-2]))
+                case "STOP" if newer:
+                    raise IntakeError(
+                        f"{shown(self.name)} was saved with pickle protocol 4 or later; expected protocol 2, torch.save's own.",
+                        extraction(self.name),
+                    )
                 case "STOP":
                     return stack.pop()
                 case other:
@@ -264,6 +296,17 @@ class Scanner:
             self._odd_keys += not small
         if self._odd_keys > _MAX_ODD_KEYS:
             raise self.damaged(f"more than {_MAX_ODD_KEYS:,} unusual dictionary keys")
+
+
+def _all_harmless(opcodes: Iterator[tuple[pickletools.OpcodeInfo, object, int | None]]) -> bool:
+    """Do the rest of these name nothing but tensors and harmless values?"""
+    for opcode, argument, _ in opcodes:
+        path = re.sub(r"^__builtin__\.", "builtins.", str(argument).replace(" ", "."))
+        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            return False
+        if opcode.name == "GLOBAL" and path not in _KNOWN and not _BESIDE.fullmatch(path):
+            return False
+    return True
 
 
 def _int(value: object) -> int:

@@ -156,7 +156,7 @@ def test_parameters_as_objects(door, saved, state):
 
 
 def test_other_pickle_protocols(door, saved, state):
-    door.refuse_model(saved(state, pickle_protocol=4), "pickle protocol 4", "Save it again with torch.save")
+    door.refuse_model(saved(state, pickle_protocol=4), "pickle protocol 4", "take its tensors out")
 
 
 @pytest.mark.parametrize(

@@ -396,4 +396,6 @@ def test_limits(door, state, saved):
 
 
 def test_numpy_scalars_in_a_checkpoint_are_objects(door, state, saved):
-    door.refuse_model(saved({"state_dict": state, "best": np.float64(0.5)}), "Python objects (numpy", "state_dict()")
+    door.refuse_model(
+        saved({"state_dict": state, "best": np.float64(0.5)}), "Python objects (numpy", "take its tensors out"
+    )
