@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BeforeValidator, Field
 from torch import nn
 
+from auditor import plugins
 from auditor.capability import Capability, Catalog
 
 
@@ -42,5 +43,5 @@ class Architecture(Capability):
 
 
 ARCHITECTURES: Catalog[Architecture] = Catalog(
-    "auditor.architectures", Architecture, entry_points="auditor.architectures"
+    "auditor.architectures", Architecture, entry_points=plugins.ARCHITECTURES
 )

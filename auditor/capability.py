@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Generic, TypeVar, Union, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema
 
-from auditor.errors import SpecError
+from auditor.errors import ServiceError, SpecError
+from auditor.plugins import described, entry_points
 
 
 class Capability(BaseModel):
@@ -95,8 +97,15 @@ class Catalog(Generic[C]):
         folder = importlib.import_module(self.package)
         for entry in pkgutil.iter_modules(folder.__path__, prefix=f"{self.package}."):
             yield from self._members_of(importlib.import_module(entry.name))
-        for point in metadata.entry_points(group=self.entry_points) if self.entry_points else ():
-            loaded = point.load()
+        for point in entry_points(self.entry_points) if self.entry_points else ():
+            try:
+                loaded = point.load()
+            except Exception as error:
+                raise ServiceError(
+                    f"The plug-in {described(point)} cannot be loaded: {type(error).__name__}: {str(error)[:200]}.",
+                    "Repair its package, or uninstall it. The reader of uploads lets it read its own package and site-packages, "
+                    "where all else that it imports must lie.",
+                ) from error
             if inspect.ismodule(loaded):
                 yield from self._members_of(loaded)
             else:
@@ -116,7 +125,21 @@ class Catalog(Generic[C]):
         try:
             return self.members[kind]
         except KeyError:
-            raise SpecError(f"There is no {self.noun} {kind!r}.", f"Known: {', '.join(self.members)}.") from None
+            near = self._near(kind)
+            meant = f"Did you mean {near}? " if near else ""
+            raise SpecError(f"There is no {self.noun} {kind!r}.", f"{meant}Known: {', '.join(self.members)}.") from None
+
+    def _near(self, kind: str) -> str:
+        """What was probably meant: ``resnet-cifar:depth=44`` for resnet44, ``pgd`` for pdg; empty where nothing is near."""
+        wanted = kind.lower().strip()
+        if found := re.fullmatch(r"([a-z][a-z_-]*?)[-_]?(\d+)[a-z_-]*", wanted):
+            stem, number = found[1].replace("_", "-"), int(found[2])
+            for name, member in self.members.items():
+                for parameter, field in member.parameters().items():
+                    if name.startswith(stem) and number in get_args(field.annotation):
+                        return f"{name}:{parameter}={number}"
+        same = [name for name in self.members if name.replace("-", "") == re.sub(r"[-_ ]", "", wanted)]
+        return next(iter(same or difflib.get_close_matches(wanted, self.members, 1, 0.6)), "")
 
     def __iter__(self) -> Iterator[type[C]]:
         return iter(self.members.values())
@@ -137,8 +160,8 @@ class Catalog(Generic[C]):
             return classes[0]
         return Annotated[Union[classes], Field(discriminator="kind")]  # noqa: UP007 (made at run time)
 
-    def parse(self, text: str) -> C:
-        """A member from its compact text form, ``kind`` or ``kind:name=value,name=value``.
+    def parse(self, text: str, given: dict[str, Any] | None = None) -> C:
+        """A member from its compact text form, ``kind`` or ``kind:name=value,name=value``; ``given`` sets further parameters.
 
         Raises SpecError with the field, what was expected and what came.
         """
@@ -149,14 +172,19 @@ class Catalog(Generic[C]):
             if not equals:
                 raise SpecError(f"{self.noun} {text!r}: expected name=value, got {item!r}.")
             values[name.strip()] = value.strip()
-        return self.build(kind, values)
+        return self.build(kind, values | (given or {}))
 
     def build(self, kind: str, values: dict[str, Any]) -> C:
         """A member from its kind and its parameters. Raises SpecError."""
+        member = self[kind]
         try:
-            return self[kind](kind=kind, **values)
+            return member(kind=kind, **values)
         except ValidationError as error:
-            raise SpecError.from_validation(f"{self.noun} {kind}", error) from None
+            refusal = SpecError.from_validation(f"{self.noun} {kind}", error)
+            unknown = [
+                str(fault["loc"][0]) for fault in error.errors() if fault["type"] == "extra_forbidden" and fault["loc"]
+            ]
+            raise SpecError(refusal.message, _parameters_meant(member, unknown)) from None
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema of "any member"."""
@@ -171,6 +199,19 @@ class MemberOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return handler.generate_schema(self.catalog.union)
+
+
+def _parameters_meant(member: type[Capability], unknown: list[str]) -> str:
+    """A hint for parameters that the member does not have: the nearest that it has, or all."""
+    names = list(member.parameters())
+    hints = []
+    for name in unknown:
+        near = difflib.get_close_matches(name.lower(), names, 1, 0.5)
+        if near:
+            hints.append(f"Did you mean {near[0]} for {name[:40]}?")
+    if unknown and not hints:
+        hints.append(f"Its parameters: {', '.join(names)}." if names else "It has no parameters.")
+    return " ".join(hints)
 
 
 def _plain(value: Any) -> str:

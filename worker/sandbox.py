@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from auditor import errors
+from auditor import errors, plugins
 from auditor.disk import outage, outages_named
 from auditor.errors import AuditorError, IntakeError, ServiceError
 from auditor.scratch import scratch
@@ -261,7 +261,9 @@ def _inside(specification: dict[str, Any]) -> NoReturn:
         # The home is empty, and thrown away: torch wants to make temporary files as soon as it is imported.
         readable = [Path(path) for path in specification["readable"]]
         writable = [Path(path) for path in (*specification["writable"], specification["home"])]
-        walls.restrict_files([*walls.code_folders(["auditor", "worker", *modules]), *readable], writable)
+        code = walls.code_folders(["auditor", "worker", *modules])
+        code += plugins.plugin_folders(plugins.entry_points(plugins.ARCHITECTURES))
+        walls.restrict_files([*code, *readable], writable)
     for needed in modules:
         importlib.import_module(needed)
     function = getattr(sys.modules[module], name)

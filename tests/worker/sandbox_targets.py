@@ -275,3 +275,10 @@ def take_too_much() -> None:
     import torch
 
     torch.zeros(8 << 30, dtype=torch.uint8)
+
+
+def built_architectures(kinds: list[str]) -> dict[str, int]:
+    """Weights of these architectures, built where uploads are read."""
+    from auditor.architecture import ARCHITECTURES
+
+    return {kind: sum(value.numel() for value in ARCHITECTURES.build(kind, {}).build().parameters()) for kind in kinds}
