@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.commands.catalogue import CatalogueCommand
+from app.commands.files import whole_file, write_text
 from app.commands.show import console, duration, follow, rate, table, when
 from auditor.errors import SpecError
 
@@ -30,9 +32,15 @@ def add(
     architecture: Annotated[
         str,
         typer.Option(
-            help="The network: kind:name=value,... (see below); @FILE for JSON, or for layers in PyTorch's notation.",
+            help="The network: kind:name=value,... (see below); layers as nn.Sequential(...); or @FILE with layers, with what "
+            "print(model) shows, or with JSON.",
         ),
     ],
+    shape: Annotated[str, typer.Option("--input", help="Images: channels x height x width, such as 1x28x28.")] = "",
+    num_classes: Annotated[
+        int | None,
+        typer.Option(help="Number of classes, i.e. logits; by default the architecture's.", show_default=False),
+    ] = None,
     normalization: Annotated[
         str, typer.Option(help="What the network expects: a name, or mean/std such as 0.5,0.5,0.5/0.25,0.25,0.25.")
     ] = "none",
@@ -51,6 +59,7 @@ def add(
     from worker.client import Client
 
     declared_accuracy = parse_accuracy(accuracy)
+    class_names = [item.strip() for item in classes.split(",")] if classes else None
     client = Client()
     client.prepare()
     normal = parse_normalization(normalization)
@@ -63,9 +72,9 @@ def add(
             stream,
             file.name,
             name=name or file.stem,
-            architecture=parse_architecture(architecture),
+            architecture=parse_architecture(architecture, shape, num_classes),
             normalization=normal,
-            class_names=[item.strip() for item in classes.split(",")] if classes else None,
+            class_names=class_names,
             declared_accuracy=declared_accuracy,
             on_wait=console.print,
         )
@@ -120,25 +129,74 @@ def vet(model: str, dataset: Annotated[str, typer.Argument(help="A data set to m
         console.print("No doubts.")
 
 
-def parse_architecture(text: str) -> Architecture:
-    """``kind:name=value``, or ``@FILE`` with JSON (an object with "kind") or layers in PyTorch's notation."""
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Name or id of a model; a hardened child, say.")],
+    file: Annotated[
+        Path, typer.Argument(help="Where to write: .safetensors, .pt or .pth (a state dict), or .zip (both).")
+    ],
+) -> None:
+    """Write the weights of a model, with its architecture and normalisation beside them (.json, or in the .zip)."""
+    from worker.client import Client
+    from worker.exporting import format_of
+
+    client, form = Client(), format_of(file)
+    with whole_file(file) as temporary:
+        if form is None:
+            hashes = client.export_model(model, temporary)
+        else:
+            hashes = {file.name: client.export_weights(model, form, temporary)}
+    written = [str(file)]
+    if form is not None:
+        beside = file.with_suffix(".json")
+        write_text(beside, client.describe_model(model, hashes))
+        written.append(str(beside))
+    console.print(f"Wrote {' and '.join(written)}.")
+    for name, sha256 in hashes.items():
+        console.print(f"  sha256 {sha256}  {name}", soft_wrap=True)
+
+
+_SIDES = ("channels", "height", "width")
+_NOTATION = re.compile(r"\s*([\[({]|[\w.]+\s*[=(])")
+"""How layers begin, unlike kind:name=value."""
+
+
+def parse_architecture(text: str, shape: str = "", num_classes: int | None = None) -> Architecture:
+    """``kind:name=value``; layers in PyTorch's notation; or ``@FILE`` with these, or with JSON (an object with "kind", or one
+    that `models export` wrote). ``shape``: channels x height x width of an image, as ``1x28x28``.
+    """
     from auditor.architecture import ARCHITECTURES
 
-    if not text.startswith("@"):
-        return ARCHITECTURES.parse(text)
-    with _opened(Path(text[1:])) as file:
-        content = file.read().decode("utf-8", "replace")
+    given = _input_shape(shape) | ({} if num_classes is None else {"num_classes": num_classes})
+    place = ""
+    if text.startswith("@"):
+        with _opened(Path(text[1:])) as file:
+            text, place = file.read().decode("utf-8", "replace"), f"{text[1:]}: "
+    elif not _NOTATION.match(text) or text.partition("(")[0] in ARCHITECTURES.members:
+        return ARCHITECTURES.parse(text, given)
     try:
-        data: Any = json.loads(content)
+        data: Any = json.loads(text)
     except ValueError:
-        data = {"kind": "sequential", "layers": content}
+        data = {"kind": "sequential", "layers": text}
     if isinstance(data, list):
         data = {"kind": "sequential", "layers": data}
+    if isinstance(data, dict) and isinstance(data.get("architecture"), dict):
+        data = data["architecture"]
     if not isinstance(data, dict) or "kind" not in data:
         raise SpecError(
-            f"{text[1:]}: expected a JSON object with a kind, a list of layers, or layers in PyTorch's notation."
+            f"{place}expected a JSON object with a kind, a list of layers, or layers in PyTorch's notation."
         )
-    return ARCHITECTURES.build(str(data.pop("kind")), data)
+    return ARCHITECTURES.build(str(data.pop("kind")), data | given)
+
+
+def _input_shape(text: str) -> dict[str, int]:
+    """``1x28x28`` as channels, height and width; empty for no text. Raises SpecError."""
+    if not text:
+        return {}
+    parts = text.lower().replace("\u00d7", "x").replace(",", "x").replace(" ", "").split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 6 for part in parts):
+        raise SpecError(f"input: expected channels x height x width, such as 1x28x28, got {text!r}.")
+    return dict(zip(_SIDES, map(int, parts), strict=True))
 
 
 def _opened(file: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import groupby
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -81,7 +82,7 @@ class Sequential(Architecture):
     def build(self) -> nn.Module:
         """See Architecture.build. Raises SpecError with the number of the layer, the shape there and what is wrong."""
         steps = self._trace()
-        return nn.Sequential(OrderedDict((name, spec.make(shape)) for name, spec, shape in steps))
+        return _nested([(name.split("."), spec.make(shape)) for name, spec, shape in steps])
 
     def describe(self) -> str:
         """As Capability.describe, the layers by their types: ``layers=conv+relu+flatten+linear``."""
@@ -96,7 +97,7 @@ class Sequential(Architecture):
         for number, spec in enumerate(self.layers):
             if isinstance(spec, Linear) and spec.out_features is None:
                 spec = spec.model_copy(update={"out_features": self.num_classes})
-            name = self._name(number, spec, {name for name, _, _ in steps})
+            name = self._name(number, spec, [name for name, _, _ in steps])
             steps.append((name, spec, shape))
             try:
                 with torch.device("meta"), torch.no_grad():
@@ -123,17 +124,50 @@ class Sequential(Architecture):
             raise self._wrong(last, self.layers[last], steps[last][2], reason)
         return steps
 
-    def _name(self, number: int, spec: LayerSpec, taken: set[str]) -> str:
+    def _name(self, number: int, spec: LayerSpec, taken: list[str]) -> str:
         name = spec.name or str(number)
-        if name in taken:
-            raise SpecError(f"sequential: layer {number} ({spec.type}): an earlier layer is named {name!r} too.")
-        if hasattr(nn.Sequential, name) or hasattr(nn.Sequential(), name):
+        inside = [other for other in taken if other.startswith(f"{name}.") or name.startswith(f"{other}.")]
+        if name in taken or inside:
+            what = f"an earlier layer is named {(inside or [name])[0]!r}"
             raise SpecError(
-                f"sequential: layer {number} ({spec.type}): PyTorch keeps the name {name!r} for itself.",
-                "Choose another name.",
+                f"sequential: layer {number} ({spec.type}): {what}{'' if inside else ' too'}.", "Choose another name."
+            )
+        for part in name.split("."):
+            if hasattr(nn.Sequential, part) or hasattr(nn.Sequential(), part):
+                raise SpecError(
+                    f"sequential: layer {number} ({spec.type}): PyTorch keeps the name {part!r} for itself.",
+                    "Choose another name.",
+                )
+        group = name.partition(".")[0] if "." in name else ""
+        if (
+            group
+            and taken
+            and not taken[-1].startswith(f"{group}.")
+            and any(other.startswith(f"{group}.") for other in taken)
+        ):
+            raise SpecError(
+                f"sequential: layer {number} ({spec.type}): the layers of {group!r} must follow one another.",
+                "Name it otherwise, or put it next to the others.",
             )
         return name
 
     @staticmethod
     def _wrong(number: int, spec: LayerSpec, shape: Shape, reason: str) -> SpecError:
-        return SpecError(f"sequential: layer {number} ({spec.type}), where {shape_text(shape)} comes in: {reason}.")
+        declared = number == 0 or isinstance(spec, Linear) or "logits" in reason
+        return SpecError(
+            f"sequential: layer {number} ({spec.type}), where {shape_text(shape)} comes in: {reason}.",
+            "Images are declared by channels, height and width (--input 1x28x28), classes by num_classes (--num-classes 10)."
+            if declared
+            else "",
+        )
+
+
+def _nested(layers: list[tuple[list[str], nn.Module]]) -> nn.Sequential:
+    """The layers one after another, those with a dotted name in a Sequential for each of its parts."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    for head, group in groupby(layers, key=lambda layer: layer[0][0]):
+        inside = list(group)
+        parts[head] = (
+            inside[0][1] if len(inside[0][0]) == 1 else _nested([(path[1:], module) for path, module in inside])
+        )
+    return nn.Sequential(parts)

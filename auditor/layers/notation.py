@@ -35,6 +35,9 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Sub: operator.sub,
     ast.FloorDiv: operator.floordiv,
 }
+_LINEAR_LAYERS = {"batch_norm", "avg_pool", "adaptive_avg_pool", "flatten", "dropout"}
+"""Layers that leave two weighted ones around them one linear map."""
+
 _MODULES: dict[str, tuple[type[LayerSpec], Callable[..., nn.Module]]] = {
     module.__name__: (spec, module) for spec in LAYERS.values() for module in spec.modules
 }
@@ -44,9 +47,9 @@ _MODULES: dict[str, tuple[type[LayerSpec], Callable[..., nn.Module]]] = {
 def parse_layers(text: str) -> list[Any]:
     """The layers in ``text``, as objects for pydantic to check.
 
-    Takes a JSON list of layers; ``nn.Sequential(nn.Conv2d(3, 16, 4), nn.ReLU(), ...)`` with or without the Sequential
-    around it; or the lines ``(0): Conv2d(3, 16, kernel_size=(4, 4))`` that PyTorch prints. PyTorch does not print
-    ``ceil_mode`` and ``count_include_pad`` of AvgPool2d; they then have their defaults.
+    Takes a JSON list of layers; ``nn.Sequential(nn.Conv2d(3, 16, 4), nn.ReLU(), ...)`` with or without the Sequential around it;
+    or the lines ``(0): Conv2d(3, 16, kernel_size=(4, 4))`` that PyTorch prints, of a Sequential or of a module of one's own, with
+    Sequentials inside. PyTorch does not print ``ceil_mode`` and ``count_include_pad`` of AvgPool2d: they get their defaults.
     Raises ValueError with the place and what was expected.
     """
     if len(text) > MAX_TEXT:
@@ -62,7 +65,22 @@ def _read(text: str) -> list[Any]:
         return _from_json(text)
     if re.search(r"^\s*(\w+\(\s*)?\(\w+\):", text, re.MULTILINE):
         return _from_print(text)
-    return [_layer(call, number) for number, call in enumerate(_calls(_ASSIGNMENT.sub("", text, count=1)))]
+    layers: list[Any] = []
+    _add(layers, _calls(_ASSIGNMENT.sub("", text, count=1)), ())
+    return layers
+
+
+def _add(layers: list[Any], calls: list[ast.expr], path: tuple[str, ...]) -> None:
+    """Append the calls as layers; those of a Sequential within are named by their places in it."""
+    if len(path) >= MAX_DEPTH:
+        raise ValueError(f"layer {len(layers)}: expected Sequentials nested at most {MAX_DEPTH} deep")
+    for place, call in enumerate(calls):
+        inside = (*path, str(place))
+        if isinstance(call, ast.Call) and _module_name(call.func) == "Sequential" and not call.keywords:
+            _add(layers, call.args, inside)
+            continue
+        name, number = ".".join(inside), len(layers)
+        layers.append(_layer(call, number) | ({} if name == str(number) else {"name": name}))
 
 
 def _from_json(text: str) -> list[Any]:
@@ -79,22 +97,58 @@ def _from_json(text: str) -> list[Any]:
 
 
 def _from_print(text: str) -> list[Any]:
+    """What PyTorch prints of a module: a layer in each line, in the order of the lines, named by all that it lies in.
+
+    Lines may be added: a layer without a name, such as ``ReLU()``.
+    """
     layers: list[Any] = []
+    containers: list[str] = []
+    own = ""
     for line in map(str.strip, text.splitlines()):
+        if line == ")" and containers:
+            containers.pop()
         if line in ("", ")", "Sequential("):
             continue
+        if not layers and not containers and (head := re.fullmatch(r"(\w+)\(", line)):
+            own = head[1]
+            continue
         found = _PRINTED_LINE.fullmatch(line)
-        if not found or found[2].endswith("("):
+        if found and found[2] == "Sequential(":
+            containers.append(found[1])
+            continue
+        if found and found[2] in ("Sequential()", "ModuleList()", "ModuleDict()"):
+            continue
+        number = len(layers)
+        if line.endswith("("):
             raise ValueError(
-                f"expected lines such as (0): Conv2d(3, 16, kernel_size=(4, 4)), got {line[:80]!r}; only one "
-                "Sequential without others inside can be read"
+                f"layer {number}: {line[:80]!r} is a module of its own, and what it does between its lines (a sum, say) is not "
+                "printed; where it is its lines one after the other, write Sequential( in that line"
             )
-        name, number = found[1], len(layers)
-        calls = _calls(found[2])
+        calls = _calls(found[2] if found else line)
         if len(calls) > 1:
             raise ValueError(f"layer {number}: expected one layer in a line, got {line[:80]!r}")
+        name = ".".join([*containers, found[1]]) if found else f"call{number}"
         layers.append(_layer(calls[0], number) | ({} if name == str(number) else {"name": name}))
+    if own:
+        _expect_activations(layers, own)
     return layers
+
+
+def _expect_activations(layers: list[Any], own: str) -> None:
+    """Raises ValueError where two weighted layers of somebody's own module meet: what ``forward`` calls is not printed."""
+    before = ""
+    for number, layer in enumerate(layers):
+        kind, name = layer["type"], layer.get("name", str(number))
+        if kind in ("conv", "linear"):
+            if before:
+                raise ValueError(
+                    f"there is no activation between {before} and {name}. print(model) shows the modules of {own[:40]}, but not "
+                    "what its forward calls between them: add a line for each, such as ReLU(), MaxPool2d(2) or Flatten(), in the "
+                    "order of the calls (and Identity() where two layers do follow each other)"
+                )
+            before = name
+        elif kind not in _LINEAR_LAYERS:
+            before = ""
 
 
 def _calls(text: str) -> list[ast.expr]:
@@ -125,7 +179,7 @@ def _layer(call: ast.expr, number: int) -> dict[str, Any]:
         raise ValueError(f"{place}: expected a call such as nn.ReLU(), got {_source(call)}")
     module = _module_name(call.func)
     if module == "Sequential":
-        raise ValueError(f"{place}: a Sequential inside another cannot be read; write all layers in one list")
+        raise ValueError(f"{place}: expected the layers of a Sequential one by one, got names for them")
     if module not in _MODULES:
         hint = " (leave it out: the network must end in logits)" if "oftmax" in module else ""
         raise ValueError(f"{place}: {module} is no layer known here{hint}; known: {', '.join(_MODULES)}")

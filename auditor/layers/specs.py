@@ -34,9 +34,10 @@ class LayerSpec(BaseModel):
     type: str
     name: str | None = Field(
         None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){0,7}$",
         max_length=64,
-        description="Name of its tensors; left out: its place in the list, from 0.",
+        description="Name of its tensors, with dots where it lies in a Sequential (features.0); left out: its place in the list, "
+        "from 0.",
     )
 
     def make(self, shape: Shape) -> nn.Module:

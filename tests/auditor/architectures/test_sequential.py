@@ -195,7 +195,7 @@ def test_networks_trained_by_others_load_strictly_and_keep_their_accuracy(
         ("nn.AvgPool2d(2, padding=2)", "padding 2x2 is more than half of the window 2x2"),
         ([{"type": "flatten", "name": "x"}, {"type": "linear", "name": "x"}], "layer 1 (linear): an earlier layer"),
         ([{"type": "flatten", "name": "forward"}], "PyTorch keeps the name 'forward' for itself"),
-        ([{"type": "flatten", "name": "a.b"}], "layers.0.flatten.name"),
+        ([{"type": "flatten", "name": "a..b"}], "layers.0.flatten.name"),
         (
             [{"type": "conv", "out_channels": 8, "kernel_size": [1, 2, 3]}],
             "layers.0.conv.kernel_size: expected a whole",
@@ -217,9 +217,13 @@ def test_networks_trained_by_others_load_strictly_and_keep_their_accuracy(
         ("nn.Conv2d(3)", "layer 0 (Conv2d): missing a required argument: 'out_channels'"),
         ("nn.Sigmoid(3)", "layer 0 (Sigmoid): it takes no arguments"),
         ("nn.ReLU", "layer 0: expected a call such as nn.ReLU(), got nn.ReLU"),
-        ("nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))", "layer 1: a Sequential inside another cannot be read"),
-        ("nn.Sequential(nn.Sequential(nn.ReLU()))", "layer 0: a Sequential inside another cannot be read"),
-        ("Net(\n  (conv1): Conv2d(3, 8, 3)\n)", "expected lines such as (0): Conv2d"),
+        (
+            "nn.Sequential(nn.ReLU(), nn.Sequential(a=nn.ReLU()))",
+            "layer 1: expected the layers of a Sequential one by one",
+        ),
+        ("nn.Sequential(" * 9 + ")" * 9, "nested at most 8 deep"),
+        ("nn.Sequential(nn.Sequential())", "expected at least one layer"),
+        ("Net(\n  (conv1): Conv2d(3, 8, 3)\n)", "it gives 8x30x30, but the last layer must give 10 logits"),
         ("nn.ReLU(),\nnn.ReLU(", "the text cannot be read"),
     ],
 )
@@ -342,3 +346,129 @@ def test_tracked_shapes_are_those_of_pytorch(data: st.DataObject) -> None:
             spec.build()
     else:
         assert spec.build()(torch.rand(2, 3, height, width)).shape == (2, 10)
+
+
+class Mine(nn.Module):
+    """As people write it: parts as Sequentials, the rest by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Sequential(nn.Conv2d(8, 4, 3))
+        )
+        self.act = nn.Tanh()
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(4 * 12 * 12, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.act(self.features(x)))
+
+
+GREY = {"channels": 1, "height": 28, "width": 28}
+
+
+def test_what_print_shows_of_a_module_of_ones_own_is_the_same_network() -> None:
+    network = Mine().eval()
+    built = Sequential(layers=str(network), **GREY).build().eval()
+    built.load_state_dict(network.state_dict())  # strictly: features.0.weight, features.3.0.weight, classifier.1.weight
+    x = torch.rand(3, 1, 28, 28)
+    assert torch.equal(built(x), network(x))
+    again = Sequential.model_validate_json(Sequential(layers=str(network), **GREY).model_dump_json())
+    assert list(again.build().state_dict()) == list(network.state_dict())
+
+
+def test_sequentials_within_a_sequential_are_named_as_pytorch_names_them() -> None:
+    code = (
+        "nn.Sequential(nn.Sequential(nn.Flatten(), nn.Linear(3072, 20)), nn.Tanh(), nn.Sequential(nn.Linear(20, 10)))"
+    )
+    first = nn.Sequential(nn.Flatten(), nn.Linear(3072, 20))
+    network = nn.Sequential(first, nn.Tanh(), nn.Sequential(nn.Linear(20, 10)))
+    for text in (code, str(network)):
+        built = Sequential(layers=text).build()
+        built.load_state_dict(network.state_dict())
+        x = torch.rand(2, 3, 32, 32)
+        assert torch.equal(built(x), network(x))
+        assert [name for name, _ in built.named_modules()] == [name for name, _ in network.named_modules()]
+
+
+FUNCTIONAL = """MyNet(
+  (conv1): Conv2d(1, 20, kernel_size=(5, 5), stride=(1, 1))
+  (conv2): Conv2d(20, 50, kernel_size=(5, 5), stride=(1, 1))
+  (fc1): Linear(in_features=800, out_features=500, bias=True)
+  (fc2): Linear(in_features=500, out_features=10, bias=True)
+)"""
+
+
+def test_calls_that_print_does_not_show_are_asked_for_and_can_be_added() -> None:
+    text = refusal(FUNCTIONAL, **GREY)
+    assert "there is no activation between conv1 and conv2" in text
+    assert "print(model) shows the modules of MyNet, but not what its forward calls between them" in text
+    lines = FUNCTIONAL.splitlines()
+    added = "\n".join(
+        [
+            *lines[:2],
+            "ReLU()",
+            "MaxPool2d(2)",
+            lines[2],
+            "nn.ReLU(),",
+            "nn.MaxPool2d(2),",
+            "Flatten()",
+            lines[3],
+            "ReLU()",
+            *lines[4:],
+        ]
+    )
+    built = Sequential(layers=added, **GREY).build()
+    assert list(built.state_dict()) == [
+        f"{name}.{part}" for name in ("conv1", "conv2", "fc1", "fc2") for part in ("weight", "bias")
+    ]
+    assert [type(layer).__name__ for layer in built].count("ReLU") == 3
+    linear = (
+        "Net(\n  (a): Flatten()\n  (b): Linear(in_features=784, out_features=5)\n  Identity()\n  (c): Linear(5, 10)\n)"
+    )
+    assert len(Sequential(layers=linear, **GREY).build()) == 4, "two linear layers in a row, where somebody means them"
+
+
+def test_a_block_of_ones_own_is_not_taken_for_its_lines() -> None:
+    text = "Net(\n  (0): Block(\n    (conv): Conv2d(1, 8, 3)\n  )\n)"
+    assert "is a module of its own, and what it does between its lines (a sum, say) is not printed" in refusal(
+        text, **GREY
+    )
+
+
+def test_images_of_another_size_say_how_to_declare_them() -> None:
+    for layers in ("nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(6272, 10)", "nn.Flatten(), nn.Linear(784, 10)"):
+        assert "--input 1x28x28" in refusal(layers)
+    assert len(Sequential(layers="nn.Flatten(), nn.Linear(784, 10)", **GREY).build()) == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a.0", "b", "a.1"), "the layers of 'a' must follow one another"),
+        (("a", "a.0", "b"), "an earlier layer is named 'a'"),
+        (("a.training", "b", "c"), "PyTorch keeps the name 'training'"),
+    ],
+)
+def test_dotted_names_that_make_no_nesting(names: tuple[str, ...], said: str) -> None:
+    layers = [{"type": "flatten"}, {"type": "relu"}, {"type": "linear"}]
+    assert said in refusal([layer | {"name": name} for layer, name in zip(layers, names, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("resnet44", "Did you mean resnet-cifar:depth=44?"),
+        ("resnet_56", "Did you mean resnet-cifar:depth=56?"),
+        ("vgg16", "Did you mean vgg:depth=16?"),
+        ("lenet-5", "Did you mean lenet5?"),
+        ("sequentail", "Did you mean sequential?"),
+        ("resnet-cifar:deph=44", "Did you mean depth for deph?"),
+        ("resnet-cifar:xyz=1", "Its parameters: num_classes, channels, height, width, depth, shortcut."),
+    ],
+)
+def test_near_misses_are_named(text: str, meant: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        ARCHITECTURES.parse(text)
+    assert meant in str(caught.value)
+    if ":" in meant:
+        ARCHITECTURES.parse(meant.removeprefix("Did you mean ").removesuffix("?"))
