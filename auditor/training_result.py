@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -78,3 +79,14 @@ class TrainingResult(_Data):
     device: str
     processes: int = 1
     flags: tuple[Flag, ...] = ()
+
+    @property
+    def start(self) -> Best:
+        """The network that the training started from, on the validation images: the parent, unless new weights were drawn."""
+        return started(self.points)
+
+
+def started(points: Sequence[Point]) -> Best:
+    """The validation of the network that these curves begin with; empty where it was not measured."""
+    first = points[0] if points and points[0].step == 0 else None
+    return Best(epoch=0) if first is None else Best(epoch=0, clean=first.clean, robust=first.robust)

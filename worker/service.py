@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from auditor.dataset import ImageDataset
     from auditor.intake.datasets import ImageSize
+    from worker.exporting import WeightsFormat
 
 
 class Service:
@@ -158,6 +159,31 @@ class Service:
             picture(x, label, f"image {sample}")
             for sample, x, label in zip(ids, data.images(list(ids)), labels, strict=True)
         ]
+
+    def export_weights(self, key: str, form: WeightsFormat, file: Path) -> str:
+        """Write a model's tensors to ``file``; returns its SHA-256. Raises NotFoundError."""
+        from worker.exporting import write_weights
+
+        return write_weights(self.model(key), self.blobs, form, file)
+
+    def describe_model(self, key: str, hashes: dict[str, str]) -> str:
+        """What a model's weights are of, as JSON: architecture, normalisation, classes, and the ``hashes`` of exported files."""
+        from worker.exporting import describe
+
+        row = self.model(key)
+        return describe(row, hashes, self._parent_name(row))
+
+    def export_model(self, key: str, file: Path) -> dict[str, str]:
+        """Write a .zip of a model's weights in both formats and their description; returns their hashes. Raises NotFoundError."""
+        from worker.exporting import write_archive
+
+        row = self.model(key)
+        with self.blobs.staging() as folder:
+            return write_archive(row, self.blobs, self._parent_name(row), folder, file)
+
+    def _parent_name(self, row: ModelRow) -> str | None:
+        ancestors = self.lineages.ancestors(row.id)
+        return self.model(ancestors[0].parent_id).name if ancestors else None
 
     def inbox(self) -> list[str]:
         """Names of the files that an operator put into the inbox folder."""

@@ -109,13 +109,19 @@ def summary(client: Client, job: JobView) -> None:
         console.print("No epoch was done, so nothing is kept.")
     else:
         console.print(f"child: {child.name} ({child.id[:8]}), the weights of epoch {result.best.epoch}")
+    start, best = result.start, result.best
+    parent = "new weights" if result.spec.from_scratch else "parent"
     rows = [
-        ("clean accuracy", result.best.clean or "–"),
-        (f"under PGD, {result.spec.validation_steps} steps, {result.spec.threat}", result.best.robust or "–"),
+        ("clean accuracy", start.clean or "–", best.clean or "–"),
+        (
+            f"under PGD, {result.spec.validation_steps} steps, {result.spec.threat}",
+            start.robust or "–",
+            best.robust or "–",
+        ),
     ]
-    table((f"on {result.validation_samples} validation images", "[95 %]"), rows)
+    table((f"on the same {result.validation_samples} validation images", f"{parent} [95 %]", "child [95 %]"), rows)
     for flag in result.flags:
-        console.print(f"{flag.severity.upper()}: {flag.message} {flag.evidence}")
+        console.print(f"{flag.severity.upper()}: {flag.text}")
 
 
 def _from_file(path: Path) -> TrainingSpec:

@@ -1,6 +1,8 @@
 """Models: the list, the card of one, and adding another."""
 
+import tempfile
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -59,12 +61,30 @@ def card(row: ModelRow) -> None:
     if right.button("Vet now", key="vet-now"):
         client().vet(row.id, choice)
         st.rerun()
+    st.download_button(
+        "Download the weights (.zip)",
+        data=lambda: weights(row.id),
+        file_name=f"model-{row.id[:8]}.zip",
+        mime="application/zip",
+        icon=":material/download:",
+        on_click="ignore",
+        key="model-weights",
+        help="As safetensors and as a state dict (.pt), with the architecture, the normalisation and the hashes beside.",
+    )
     st.page_link("views/harden.py", label="Harden this model", icon=":material/shield:", query_params={"model": row.id})
     vetting(row)
     relatives = client().lineage(row.id)
     if len(relatives) > 1:
         st.subheader("Lineage", anchor=False)
         lineage.tree(relatives, row.id)
+
+
+def weights(key: str) -> bytes:
+    """The archive of a model's weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.zip"
+        client().export_model(key, file)
+        return file.read_bytes()
 
 
 @st.fragment(run_every=1.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from scipy.stats import fisher_exact
+
 from auditor.flag import Flag
-from auditor.training_result import Best, Point
+from auditor.training_result import Best, Point, started
 from auditor.training_spec import TrainingSpec
 
 COLLAPSE = 0.5
@@ -16,6 +18,13 @@ FEW = 0.02
 """Where no more than this share of the validation images resists, which epoch has the most of them is an accident."""
 
 
+COSTLY = 0.20
+"""Points of clean accuracy that are much to pay for robustness."""
+
+NOTHING = 0.05
+"""Level of the test below which a gain is more than chance."""
+
+
 def doubts(spec: TrainingSpec, points: Sequence[Point], best: Best, stopped: str, classes: int) -> tuple[Flag, ...]:
     """What a reader of the result should know. ``points``: of the whole training."""
     found = (
@@ -23,6 +32,7 @@ def doubts(spec: TrainingSpec, points: Sequence[Point], best: Best, stopped: str
         _collapsed(points),
         _chance(best, classes),
         _by_accident(spec, best),
+        _paid_for_nothing(spec, started(points), best),
     )
     return tuple(flag for flag in found if flag is not None)
 
@@ -78,4 +88,29 @@ def _by_accident(spec: TrainingSpec, best: Best) -> Flag | None:
         message="Hardly any validation image resisted the attack, so that the epoch was chosen by a few of them.",
         evidence=f"robust validation accuracy {best.robust}, clean {best.clean}, of epoch {best.epoch}.",
         remedy="Train again with select = clean, or validate with a smaller epsilon.",
+    )
+
+
+def _paid_for_nothing(spec: TrainingSpec, start: Best, best: Best) -> Flag | None:
+    """Did clean accuracy go, and no robustness come?
+
+    The two networks see the same images, but only their counts are kept: Fisher's exact test, which takes them for different
+    images and so asks for a little more than a paired test would.
+    """
+    if spec.from_scratch or not best.epoch or start.clean is None or start.robust is None:
+        return None
+    if best.clean is None or best.robust is None or not start.clean.n:
+        return None
+    lost = (start.clean.hits - best.clean.hits) / start.clean.n
+    table = [[rate.hits, rate.n - rate.hits] for rate in (best.robust, start.robust)]
+    p = float(fisher_exact(table, alternative="greater").pvalue)
+    if lost < COSTLY or p < NOTHING:
+        return None
+    return Flag(
+        name="clean accuracy paid for nothing",
+        severity="warning",
+        message=f"The training cost {100 * lost:.0f} points of clean accuracy, and what robustness it gained may be chance.",
+        evidence=f"clean {start.clean} before, {best.clean} after; robust {start.robust} before, {best.robust} after "
+        f"(p = {p:.2g}).",
+        remedy="Train for longer or with a milder attack (fewer steps or a smaller epsilon), and validate on more images.",
     )

@@ -88,8 +88,8 @@ def _accuracy(title: str, rate: Rate | None) -> Measure:
 
 def _before_and_after(result: TrainingResult) -> tuple[Table, ...]:
     """The validation at the start beside that of the kept weights."""
-    first, best = result.points[0] if result.points else None, result.best
-    if first is None or first.clean is None or best.clean is None:
+    first, best = result.start, result.best
+    if first.clean is None or best.clean is None:
         return ()
     rows = (
         {"what": "clean accuracy", "start": str(first.clean), "kept": str(best.clean)},
@@ -97,12 +97,12 @@ def _before_and_after(result: TrainingResult) -> tuple[Table, ...]:
     )
     columns = (
         Column(key="what", title="On the same validation images"),
-        Column(key="start", title="Start [95 %]"),
-        Column(key="kept", title="Kept weights [95 %]"),
+        Column(key="start", title="New weights [95 %]" if result.spec.from_scratch else "Parent [95 %]"),
+        Column(key="kept", title="Child [95 %]"),
     )
     caption = (
-        f"n = {best.clean.n}, PGD with {result.spec.validation_steps} steps. The kept weights were chosen on these images, which "
-        "flatters them a little; the audit of parent and child is the fair comparison."
+        f"n = {best.clean.n}, PGD with {result.spec.validation_steps} steps. The child's weights were chosen on these images, "
+        "which flatters them a little; the audit of parent and child is the fair comparison."
     )
     return (Table(columns=columns, rows=rows, caption=caption),)
 
