@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -138,17 +138,12 @@ class Sequential(Architecture):
                     f"sequential: layer {number} ({spec.type}): PyTorch keeps the name {part!r} for itself.",
                     "Choose another name.",
                 )
-        group = name.partition(".")[0] if "." in name else ""
-        if (
-            group
-            and taken
-            and not taken[-1].startswith(f"{group}.")
-            and any(other.startswith(f"{group}.") for other in taken)
-        ):
-            raise SpecError(
-                f"sequential: layer {number} ({spec.type}): the layers of {group!r} must follow one another.",
-                "Name it otherwise, or put it next to the others.",
-            )
+        for group in accumulate(name.split(".")[:-1], lambda above, part: f"{above}.{part}"):
+            if any(other.startswith(f"{group}.") for other in taken) and not taken[-1].startswith(f"{group}."):
+                raise SpecError(
+                    f"sequential: layer {number} ({spec.type}): the layers of {group!r} must follow one another.",
+                    "Name it otherwise, or put it next to the others.",
+                )
         return name
 
     @staticmethod

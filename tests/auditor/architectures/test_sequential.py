@@ -445,6 +445,7 @@ def test_images_of_another_size_say_how_to_declare_them() -> None:
     ("names", "said"),
     [
         (("a.0", "b", "a.1"), "the layers of 'a' must follow one another"),
+        (("a.0.x", "a.1", "a.0.y"), "the layers of 'a.0' must follow one another"),
         (("a", "a.0", "b"), "an earlier layer is named 'a'"),
         (("a.training", "b", "c"), "PyTorch keeps the name 'training'"),
     ],
