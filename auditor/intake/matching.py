@@ -185,7 +185,9 @@ def _check_fit(
             f"The weights in {shown(name)} do not fit the architecture {architecture.kind}: "
             + (f"{reason}; " if reason else "")
             + f"tensors: {', '.join(faults)}.",
-            "Declare what the file was trained with." if reason else "Choose the architecture that the file is of.",
+            f"Declare what the file was trained with{_as_options(differing, tensors, expected, architecture)}."
+            if reason
+            else "Choose the architecture that the file is of.",
         )
     for key, tensor in tensors.items():
         allowed = _FLOATS if expected[key].is_floating_point() else _INTEGERS
@@ -225,6 +227,22 @@ def _reason(
     reasons = [f"the file has {count:,} classes, you declared {architecture.num_classes:,}" for count in classes]
     reasons += [f"the file takes {counted(n, 'channel')}, you declared {architecture.channels}" for n in channels]
     return "; ".join([*reasons, *inputs])
+
+
+def _as_options(
+    differing: Sequence[str], tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], architecture: Architecture
+) -> str:
+    """What ``_reason`` found, as the command line has it: `` (--num-classes 100 --input 1x28x28)``; empty for an image size."""
+    options = {}
+    for key in differing:
+        came, wanted = tensors[key].shape, expected[key].shape
+        if came[0] != wanted[0]:
+            options["--num-classes"] = str(came[0])
+        elif len(wanted) == 4:
+            options["--input"] = f"{came[1]}x{architecture.height}x{architecture.width}"
+        else:
+            return ": another height and width (on the command line --input CxHxW)"
+    return f" (on the command line: {' '.join(f'{name} {value}' for name, value in options.items())})"
 
 
 def _dtype(tensor: Tensor) -> str:

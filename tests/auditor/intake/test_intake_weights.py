@@ -329,7 +329,8 @@ def test_unexpected_tensors_are_named(door, state, saved):
 def test_only_the_classes_differ(door, saved, tiny):
     content = tiny(height=8, width=8, num_classes=100).build().state_dict()
     error = door.refuse_model(saved(content), "the file has 100 classes, you declared 10")
-    assert error.hint == "Declare what the file was trained with."
+    assert error.hint == "Declare what the file was trained with (on the command line: --num-classes 100)."
+    assert door.model(saved(content), architecture=tiny(height=8, width=8, num_classes=100))
 
 
 def test_only_the_channels_differ(door, saved, tiny):
@@ -344,7 +345,10 @@ def test_only_the_image_size_differs(door, saved, tiny):
 
 def test_classes_and_channels_differ(door, saved, tiny):
     content = tiny(height=8, width=8, channels=1, num_classes=2).build().state_dict()
-    door.refuse_model(saved(content), "the file has 2 classes, you declared 10; the file takes 1 channel")
+    error = door.refuse_model(saved(content), "the file has 2 classes, you declared 10; the file takes 1 channel")
+    assert "(on the command line: " in error.hint
+    for option in ("--num-classes 2", "--input 1x8x8"):
+        assert option in error.hint
 
 
 @pytest.mark.parametrize(
