@@ -84,7 +84,8 @@ def test_the_weights_of_a_child_are_taken_out_and_added_again(world: World, audi
         assert all(torch.equal(loaded[key], stored[key]) for key in stored)
         again = ("--architecture", f"@{tmp_path / 'tough.json'}", "--name", f"again {name}")
         auditor("models", "add", str(tmp_path / name), *again)
-        assert world.client.model(f"again {name}").weights == child.weights
+        added = load_file(world.client.blobs.path(world.client.model(f"again {name}").weights))
+        assert all(torch.equal(added[key], stored[key]) for key in stored)
     said = auditor("models", "export", child.id[:8], str(tmp_path / "all.zip"))
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         hashes = json.loads(archive.read("model.json"))["sha256"]
