@@ -29,7 +29,7 @@ from auditor.gallery import Gallery, draw
 from auditor.harness.outcome import Finished
 from auditor.inquiry import Inquiry
 from auditor.plan import check_budget, norms, plan, points
-from auditor.preflight import drawn, fixed_draw, known_images, one_draw, unrepeatable
+from auditor.preflight import averaging, drawn, fixed_draw, known_images, one_draw, unrepeatable
 from auditor.progress import OnProgress, StagedProgress, no_progress
 from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
@@ -131,7 +131,7 @@ class _Audit:
             checks=tuple(self.verdicts),
             flags=tuple(self.flags + [flag for finding in findings for flag in finding.flags]),
             gallery=draw(
-                self.classifier,
+                averaging(self.classifier),
                 specimens,
                 [int(self.labels[item.position]) for item in specimens],
                 [self.dataset.sample_name(int(self.ids[item.position])) for item in specimens],

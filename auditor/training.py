@@ -35,7 +35,7 @@ from auditor.learning.sensitive import Sensitivities, sensitivities
 from auditor.learning.state import Checkpoints, Learner, State, fingerprint
 from auditor.learning.team import Team, team_size
 from auditor.learning.trainee import Trainee, before
-from auditor.learning.validation import Validation, score, split, step_size, validate
+from auditor.learning.validation import Validation, at_random, score, split, step_size, validate
 from auditor.progress import OnProgress, no_progress, part_of
 from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
@@ -385,6 +385,7 @@ class _Training:
             flags=(
                 *self.spec.hardening.flags(self.start, self.learner.memory),
                 *doubts(self.spec, state.points, state.best, stopped, self.start.num_classes),
+                *at_random(self.start, self.dataset, self.validation_ids, self.spec.seed),
             ),
         )
 

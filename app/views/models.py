@@ -113,9 +113,9 @@ def vetted(seen: ClassifierCard) -> None:
         Measure(title="Layers", value=len(seen.layers), explanation=str(seen.layer_counts)),
     ]
     if seen.accuracy is not None:
-        declared = seen.declared_accuracy
+        declared, one = seen.declared_accuracy, ", one draw per image" if seen.random else ""
         said = "" if declared is None else f"Declared: {100 * declared:.1f} %."
-        items.append(seen.accuracy.measure(f"Accuracy on {seen.dataset}", higher_is_better=True, explanation=said))
+        items.append(seen.accuracy.measure(f"Accuracy on {seen.dataset}{one}", higher_is_better=True, explanation=said))
     draw_block(Measures(items=tuple(items)), "card", None, ())
     tones: dict[str, Any] = {"info": "note", "warning": "warning", "severe": "bad"}
     for flag in seen.flags:

@@ -14,6 +14,7 @@ from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
 from auditor.errors import MismatchError
 from auditor.evaluation import clean_pass, run_attack
+from auditor.flag import Flag
 from auditor.learning.passes import Passes
 from auditor.metrics import Rate
 from auditor.preflight import drawn
@@ -64,6 +65,21 @@ def validate(
     if clean.right is None:
         return Validation(Rate.of(right > 0), Rate.of(held > 0), passes)
     return Validation(Rate.mean(right), Rate.mean(held), passes)
+
+
+def at_random(classifier: Classifier, dataset: ImageDataset, ids: NDArray[np.int64], seed: int) -> tuple[Flag, ...]:
+    """What must be said where the network answers at random also when it does not learn."""
+    few = dataset.images(ids[:PROBED]).to(classifier.device, classifier.dtype)
+    if not drawn(classifier, few, seed).random:
+        return ()
+    flag = Flag(
+        name="random output",
+        severity="info",
+        message="The network answers at random: its validation accuracies are means over draws.",
+        evidence=f"{VALIDATION_DRAWS} draws of each image; the attack averages over as many.",
+        remedy="Audit the trained model with more draws before you quote a number.",
+    )
+    return (flag,)
 
 
 def step_size(steps: int) -> float:

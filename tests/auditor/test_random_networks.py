@@ -29,7 +29,7 @@ from auditor.drawing import Sampling, View
 from auditor.evaluation import run_attack
 from auditor.harness.attack_run import AttackRun
 from auditor.harness.jury import Jury
-from auditor.learning.validation import validate
+from auditor.learning.validation import at_random, validate
 from auditor.metrics import Rate, paired_means
 from auditor.plan import plan
 from auditor.preflight import drawn, fixed_draw, unrepeatable
@@ -374,6 +374,9 @@ def test_vetting_validation_the_playground_and_defenses_know_it_too() -> None:
         assert rate.value == pytest.approx(1 - FLIPS, abs=0.07)
     same = validate(classifier, data, np.arange(60), ThreatModel(epsilon=EPSILON), steps=3, seed=0, batch_size=30)
     assert same == found
+    (said,) = at_random(classifier, data, np.arange(60), 0)
+    assert "means over draws" in said.message
+    assert not at_random(Classifier(small_cnn(), input_shape=SHAPE, num_classes=5), data, np.arange(60), 0)
     defense = DEFENSES.build("bit-depth", {"bits": 8})
     played = [
         play(defense.wrap(flipping()), data, 0, PlaySpec(attack=ATTACKS.build("pgd", {"steps": 2}))) for _ in range(2)
