@@ -174,6 +174,8 @@ def card(view: DefenseView) -> None:
         st.table([{"What": name, "Value": plain(str(value))} for name, value in facts.items()], hide_index=True)
         identifier("Id", view.row.id)
         identifier("SHA-256 of the file", view.row.content)
+        for note in view.row.manifest.get("notes", ()):
+            st.info(plain(note))
         if any(view.row.manifest["facts"]):
             st.json(view.row.manifest["facts"], expanded=1)
 

@@ -150,7 +150,7 @@ def _outcome(job_id: str) -> None:
     if job.state != "succeeded":
         failure(job)
         return
-    names = client().dataset(str(job.dataset_id)).manifest["class_names"]
+    names = client().class_names(str(job.model_id), str(job.dataset_id))
     reading = st.segmented_control(
         "Influence on", list(READINGS), default="own", required=True, format_func=READINGS.__getitem__,
         key="play-reading", help="NIP looks at the class that the network gives each image.",

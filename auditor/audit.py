@@ -17,6 +17,7 @@ from auditor.analysis import Finding, Subject, measured
 from auditor.attack import Attack
 from auditor.audit_spec import AuditSpec
 from auditor.check import Check
+from auditor.class_match import matched
 from auditor.classifier import NO_CLASS, Classifier
 from auditor.corruption import CorruptedDataset, Corruption
 from auditor.dataset import ImageDataset
@@ -40,7 +41,7 @@ from auditor.strength import settled
 from auditor.threat import ThreatModel
 from auditor.twins.stored import StoredPairs, make_pairs
 from auditor.unanswered import left_out_of_analyses, without_answer, without_answer_under
-from auditor.vet import check_fit, count_parameters
+from auditor.vet import count_parameters
 
 DOUBLINGS = 5
 """How often epsilon is doubled, at most, to see the curve reach 0."""
@@ -71,10 +72,11 @@ def run(
     MismatchError when model and data do not fit, SpecError for a spec that cannot run, EvaluationError when the network
     misbehaves.
     """
-    check_fit(classifier, dataset)
+    dataset, doubts = matched(classifier, dataset)
     for corruption in spec.corruptions:
         corruption.check(dataset.shape[0])
     audit = _Audit(spec, classifier.to(pick_device(spec.device)), dataset, on_progress, examples)
+    audit.flags += doubts
     return audit.result(model_sha256, architecture, tuple(trained_on))
 
 
@@ -92,6 +94,7 @@ class _Audit:
         self.spec, self.classifier, self.dataset, self.examples = spec, classifier, dataset, examples
         by_size = max(SMALLEST_PASS, min(LARGEST_PASS, PASS_PIXELS // int(np.prod(classifier.input_shape))))
         self.batch_size = spec.batch_size or by_size
+        self.goal = spec.goal.placed(classifier.class_names or dataset.class_names)
         self.ids = self._samples()
         self.labels = torch.from_numpy(dataset.labels[self.ids])
         self.progress = StagedProgress(on_progress)
@@ -143,7 +146,7 @@ class _Audit:
     def _samples(self) -> NDArray[np.int64]:
         """The samples to audit; those that cannot be attacked (label = target class) are left out before drawing."""
         order = self.dataset.order(self.spec.seed)
-        order = order[self.spec.goal.keeps(torch.from_numpy(self.dataset.labels[order])).numpy()]
+        order = order[self.goal.keeps(torch.from_numpy(self.dataset.labels[order])).numpy()]
         if len(order) == 0:
             raise MismatchError(
                 "No sample is left to attack: every label is the target class.", "Choose another target."
@@ -162,7 +165,7 @@ class _Audit:
                 self.classifier, self.dataset, self.ids, batch_size=self.batch_size, on_progress=self.progress
             )
         self.clean = clean
-        self.criterion = self.spec.goal.criterion(self.labels, clean.logits, self.ids.tolist(), self.spec.seed)
+        self.criterion = self.goal.criterion(self.labels, clean.logits, self.ids.tolist(), self.spec.seed)
         self.flags += without_answer(self.dataset, self.ids, clean.answered, clean.images)
         self.correct, self.answered, self.images = (
             clean.prediction == self.labels.numpy(), clean.answered, clean.images,
@@ -370,9 +373,15 @@ class _Audit:
                 parameters=count_parameters(model),
                 class_names=model.class_names,
                 trained_on=trained_on,
+                notes=model.notes,
             ),
             dataset=DatasetFacts(
-                name=data.name, sha256=data.sha256, samples=len(data), shape=data.shape, class_names=data.class_names
+                name=data.name,
+                sha256=data.sha256,
+                samples=len(data),
+                shape=data.shape,
+                class_names=data.class_names,
+                notes=data.notes,
             ),
             versions=versions(),
             revision=revision(),

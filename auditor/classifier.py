@@ -116,6 +116,11 @@ class Classifier(nn.Module):
     Call it with float images of shape (B, C, H, W) in [0, 1]; it returns logits of shape (B, K).
     ``input_shape`` is (C, H, W). ``declared_accuracy``: the share of images that the model is said to classify correctly, which
     vetting compares with what it sees. Raises MismatchError for images of another shape.
+
+    The network is copied, so that yours stays as it is (its mode, what is trainable, device, type) and may be trained on; its
+    copy does not follow. ``copy=False`` measures the network itself, which then stays frozen and in evaluation mode. A network
+    in float64 is measured in float64, one in float16 or bfloat16 in float32, with its weights as they are (see ``notes``).
+    Raises SpecError for a network that cannot be copied, or has weights of another type.
     """
 
     def __init__(
@@ -128,6 +133,7 @@ class Classifier(nn.Module):
         class_names: Sequence[str] | None = None,
         name: str = "classifier",
         declared_accuracy: float | None = None,
+        copy: bool = True,
     ) -> None:
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
@@ -138,7 +144,9 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.class_names = tuple(class_names) if class_names is not None else None
         self.normalize = Normalize(normalization, input_shape[0])
-        self.network = network
+        self.network = own_copy(network) if copy else network
+        self.notes = _settle_type(self.network, copy)
+        self.normalize.to(*_place(self.network))
         self.sampling: Sampling | None = None
         self.requires_grad_(False)
         self.eval()
@@ -198,13 +206,28 @@ class Classifier(nn.Module):
         return self._answer(x) if self.sampling is None else self.sampling.answer(self._answer, x)
 
     def _answer(self, x: Tensor) -> Tensor:
-        logits = self.network(self.normalize(x))
+        logits = self._outputs(self.normalize(x))
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] != self.num_classes:
             came = _shape(tuple(logits.shape)) if isinstance(logits, Tensor) else type(logits).__name__
             raise EvaluationError(
                 f"The network must return logits of shape batch x {self.num_classes}, it returned {came}."
             )
         return logits
+
+    def _outputs(self, x: Tensor) -> Tensor:
+        try:
+            return self.network(x)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if not str(error).strip():
+                raise
+            kind = str(x.dtype).removeprefix("torch.")
+            raise EvaluationError(
+                f"The network fails on a batch of {_shape(tuple(x.shape))} images of the type {kind}: "
+                f"{str(error).strip().splitlines()[0]}",
+                "It must take images of this shape, and hold no tensors of another type or on another device.",
+            ) from error
 
     def train(self, mode: bool = True) -> Classifier:
         """A model under audit stays in eval mode, whoever asks."""
@@ -227,8 +250,10 @@ class Classifier(nn.Module):
             class_names=self.class_names,
             name=self.name,
             declared_accuracy=self.declared_accuracy,
+            copy=False,
         )
         other.sampling = self.sampling
+        other.notes = self.notes
         return other.to(self.device, self.dtype)
 
     def logits(self, x: Tensor) -> Tensor:
@@ -259,6 +284,58 @@ def named_class(names: Sequence[str] | None, index: int) -> str:
     if index == NO_CLASS:
         return "no class (NaN)"
     return names[index] if names is not None else f"class {index}"
+
+
+def own_copy(network: nn.Module) -> nn.Module:
+    """A copy of a network that shares nothing with it. Raises SpecError where it cannot be copied."""
+    known: dict[int, Tensor] = {}
+    for module in network.modules():
+        for value in (*vars(module).values(), *module._buffers.values()):
+            # Tensors that were computed, such as the weight of weight_norm, which is computed anew before each pass.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                known[id(value)] = value.detach().clone()
+    try:
+        return copy.deepcopy(network, known)
+    except Exception as error:  # whatever a network holds
+        raise SpecError(
+            f"The network cannot be copied ({type(error).__name__}: {str(error)[:200]}).",
+            "Give Classifier(..., copy=False): it then measures the network itself, which stays frozen and in evaluation mode.",
+        ) from error
+
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def _settle_type(network: nn.Module, owned: bool) -> tuple[str, ...]:
+    """Widen half precision, where the network is ours; returns what to tell of it. Raises SpecError."""
+    kinds = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()}
+    names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+    if other := kinds - {torch.float32, torch.float64, *_NARROW}:
+        raise SpecError(
+            f"The network's weights are {names}; expected float32, float64, float16 or bfloat16, "
+            f"got {sorted(map(str, other))[0]}.",
+            "Convert it: network.float().",
+        )
+    if len(kinds) <= 1 and not kinds & set(_NARROW):
+        return ()
+    if not owned:
+        raise SpecError(
+            f"The network's weights are {names}, and it is measured in one type, float32 or float64.",
+            "Convert it with network.float(), or let it be copied (copy=True).",
+        )
+    if torch.float64 in kinds:
+        network.double()
+        return (f"The network's weights are {names}; it was measured in float64.",)
+    network.float()
+    return (f"The network's weights are {names}; it was measured in float32, which holds them exactly.",)
+
+
+def _place(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and type of a network's first weight; those of new tensors without one."""
+    weights = [parameter for parameter in network.parameters() if parameter.is_floating_point()]
+    held = next(iter((*weights, *network.buffers())), torch.empty(0))
+    device = torch.device("cpu") if held.is_meta else held.device
+    return device, weights[0].dtype if weights else torch.get_default_dtype()
 
 
 def finite(logits: Tensor) -> Tensor:

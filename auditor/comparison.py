@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.analysis import keyed, section_of, sections_of
+from auditor.class_match import plain_name
 from auditor.errors import MismatchError
 from auditor.metrics import PairedDifference, Rate, paired_difference, paired_means
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text, apart
@@ -45,7 +46,29 @@ def _common(first: AuditResult, second: AuditResult) -> tuple[NDArray[np.int64],
     _, pick_first, pick_second = np.intersect1d(first.samples.ids, second.samples.ids, return_indices=True)
     if len(pick_first) == 0:
         raise MismatchError("The audits share no sample.", "Audit both with the same seed and number of samples.")
+    truths = zip(_truths(first, pick_first), _truths(second, pick_second), strict=True)
+    alike = _alike(first, second)
+    if differ := sum(one[0] != other[0] and (alike or one[1] != other[1]) for one, other in truths):
+        raise MismatchError(
+            f"The audits do not agree on the true classes of {differ} of {len(pick_first)} samples: labels were read in "
+            "different ways.",
+            "Run the older audit again, and compare the new one.",
+        )
     return pick_first, pick_second
+
+
+def _alike(first: AuditResult, second: AuditResult) -> bool:
+    """Whether labels of both are numbers of the same list of classes."""
+    models, data = (
+        [getattr(item.provenance, name).class_names for item in (first, second)] for name in ("model", "dataset")
+    )
+    return models[0] == models[1] or None in data
+
+
+def _truths(audit: AuditResult, pick: NDArray[np.int64]) -> list[tuple[int, str]]:
+    """The true classes of these samples: their numbers, and what the data set calls them (nothing where it has no names)."""
+    labels, names = np.array(audit.samples.labels, np.int64)[pick].tolist(), audit.provenance.dataset.class_names
+    return [(label, plain_name(names[label]) if names is not None else "") for label in labels]
 
 
 def _names(first: AuditResult, second: AuditResult) -> tuple[str, str]:

@@ -114,9 +114,8 @@ class CorruptedDataset(ImageDataset):
     """The same samples, their images corrupted when they are read."""
 
     def __init__(self, dataset: ImageDataset, corruption: Corruption, seed: int) -> None:
-        super().__init__(
-            dataset._images, dataset.labels, dataset.class_names, names=dataset.sample_names, name=dataset.name
-        )
+        self.__dict__.update(dataset.__dict__)  # its arrays were checked
+        self.sha256 = ""
         self.corruption, self.seed = corruption, seed
 
     def images(self, ids: Sequence[int] | NDArray[np.int64]) -> Tensor:

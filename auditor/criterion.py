@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -109,6 +109,10 @@ class Untargeted(BaseModel):
     def __str__(self) -> str:
         return "untargeted (any wrong class)"
 
+    def placed(self, class_names: Sequence[str] | None) -> Untargeted:
+        """The goal with a target class by number: this has none."""
+        return self
+
     def keeps(self, labels: Tensor) -> Tensor:
         """Which samples can be attacked at all; bool, shape (N,)."""
         return torch.ones_like(labels, dtype=torch.bool)
@@ -127,7 +131,21 @@ class Targeted(BaseModel):
         "least_likely",
         description="Which class: the one after the label, the one with the smallest clean logit, a random one, or a fixed one.",
     )
-    target_class: int | None = Field(None, ge=0, description="The class to reach, for rule 'class'.")
+    target_class: int | str | None = Field(
+        None, description="The class to reach, by number or by name, for rule 'class'."
+    )
+
+    @field_validator("target_class", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isascii() and value.isdecimal() else value
+
+    @field_validator("target_class")
+    @classmethod
+    def _from_zero(cls, value: int | str | None) -> int | str | None:
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"expected the number of a class, from 0, or its name; got {value}")
+        return value
 
     @model_validator(mode="after")
     def _class_is_given(self) -> Targeted:
@@ -142,17 +160,38 @@ class Targeted(BaseModel):
             else f"targeted ({self.rule.replace('_', ' ')})"
         )
 
+    def placed(self, class_names: Sequence[str] | None) -> Targeted:
+        """The same with the number of the target class, where it goes by its name. Raises SpecError for an unknown name."""
+        if not isinstance(self.target_class, str):
+            return self
+        wanted = self.target_class.casefold()
+        places = [index for index, name in enumerate(class_names or ()) if name.casefold() == wanted]
+        if len(places) != 1:
+            known = ", ".join(map(repr, (class_names or ())[:10])) + ", ..." * (len(class_names or ()) > 10)
+            raise SpecError(
+                f"target_class: there is no class {self.target_class!r}.",
+                f"The classes are {known}; or give a number."
+                if known
+                else "The classes have no names: give a number, from 0.",
+            )
+        return self.model_copy(update={"target_class": places[0]})
+
     def keeps(self, labels: Tensor) -> Tensor:
-        return torch.ones_like(labels, dtype=torch.bool) if self.target_class is None else labels != self.target_class
+        return torch.ones_like(labels, dtype=torch.bool) if self.target_class is None else labels != self._number()
+
+    def _number(self) -> int:
+        if not isinstance(self.target_class, int):
+            raise SpecError(f"target_class: {self.target_class!r} is a name, and no class names are known here.")
+        return self.target_class
 
     def criterion(self, labels: Tensor, logits: Tensor, ids: Sequence[int], seed: int) -> Criterion:
         classes = logits.shape[1]
         if self.target_class is not None:
-            if self.target_class >= classes:
+            if self._number() >= classes:
                 raise SpecError(
                     f"target_class {self.target_class} does not exist.", f"The model has classes 0 to {classes - 1}."
                 )
-            return TargetedMisclassification(torch.full_like(labels, self.target_class))
+            return TargetedMisclassification(torch.full_like(labels, self._number()))
         if self.rule == "next":
             return TargetedMisclassification((labels + 1) % classes)
         if self.rule == "least_likely":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from auditor.errors import IntakeError, MismatchError
+from auditor.class_numbers import class_numbers, number_names
+from auditor.errors import IntakeError
+from auditor.labelled_arrays import checked_arrays
 from auditor.randomness import derive_seed
 
 _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
@@ -31,30 +34,33 @@ class ImageDataset:
     """Labelled images. A sample's id is its position in the stored file; the file is named by its content.
 
     ``images``: uint8 or float32 in [0, 1], shape (N, H, W, C), usually memory-mapped: only what is asked for is read.
-    ``labels``: int64 in [0, K), shape (N,).
+    ``labels``: int64 in [0, K), shape (N,). ``notes``: what a reader of its numbers should know of how it was read.
+
+    Arrays of your own pass the checks of an upload: other float types, NxHxW, NxCxHxW where only that fits, and labels that
+    are whole numbers, names or one-hot rows are read, with a note; torch tensors are taken, too. Raises IntakeError, which
+    names every fault.
     """
 
     def __init__(
         self,
-        images: NDArray[np.uint8] | NDArray[np.float32],
-        labels: NDArray[np.int64],
+        images: ArrayLike,
+        labels: ArrayLike,
         class_names: Sequence[str] | None = None,
         *,
         names: Sequence[str] | None = None,
         sha256: str = "",
         name: str = "dataset",
+        notes: Sequence[str] = (),
     ) -> None:
-        if images.ndim != 4 or len(images) != len(labels):
-            raise MismatchError(
-                f"A data set needs images of shape NxHxWxC and N labels, got {'x'.join(map(str, images.shape))} "
-                f"and {len(labels)}."
-            )
-        self._images = images
-        self.labels = np.asarray(labels, np.int64)
-        self.class_names = tuple(class_names) if class_names is not None else None
+        checked = checked_arrays(images, labels, class_names, names)
+        self._images = checked.images
+        self.labels = checked.labels
+        self.class_names = checked.class_names
         self.sample_names = tuple(names) if names is not None else None
         self.sha256 = sha256
         self.name = name
+        self.notes = (*notes, *checked.notes)
+        self.order_of_classes: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, path: Path, *, sha256: str = "", name: str = "") -> ImageDataset:
@@ -66,14 +72,15 @@ class ImageDataset:
             classes = np.fromfile(path, labels.dtype, labels.shape[0], offset=labels.offset)
         except ValueError:
             raise IntakeError(f"{path.name} is cut short.", "Add the data set anew.") from None
-        return cls(
-            pixels,
-            classes,
-            metadata.get("class_names"),
-            names=metadata.get("names"),
-            sha256=sha256,
-            name=name or path.stem,
-        )
+        # The content was checked when it was stored; to look at every pixel again would read the whole file.
+        data = cls.__new__(cls)
+        data._images, data.labels = pixels, classes
+        class_names, names = metadata["class_names"], metadata["names"]
+        data.class_names = tuple(class_names) if class_names is not None else None
+        data.sample_names = tuple(names) if names is not None else None
+        data.sha256, data.name, data.notes = sha256, name or path.stem, tuple(metadata["notes"] or ())
+        data.order_of_classes = ()
+        return data
 
     def __getstate__(self) -> dict[str, Any]:
         """For another process: a file that is memory-mapped whole goes by its name, not by its content."""
@@ -102,6 +109,36 @@ class ImageDataset:
     def num_classes(self) -> int:
         """Number of classes: of the names where there are names, else one more than the largest label."""
         return len(self.class_names) if self.class_names is not None else int(self.labels.max(initial=-1)) + 1
+
+    @property
+    def class_counts(self) -> NDArray[np.int64]:
+        """Images of each class, int64 (K,)."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def relabelled(self, index: NDArray[np.int64], class_names: Sequence[str] | None) -> ImageDataset:
+        """The same samples with the label ``index[label]`` each, and these names of the classes. ``order_of_classes`` keeps the
+        index, since the content's hash knows nothing of it."""
+        other = copy.copy(self)
+        other.labels = np.asarray(index, np.int64)[self.labels]
+        other.class_names = tuple(class_names) if class_names is not None else None
+        other.order_of_classes = tuple(np.asarray(index).tolist())
+        return other
+
+    def with_notes(self, notes: Sequence[str]) -> ImageDataset:
+        """The same samples with more ``notes``."""
+        more = [note for note in notes if note not in self.notes]
+        if not more:
+            return self
+        other = copy.copy(self)
+        other.notes = (*self.notes, *more)
+        return other
+
+    def by_number(self) -> ImageDataset:
+        """The same samples, where every class name is a number: with that number as their label. Else the data set itself."""
+        numbers = class_numbers(self.class_names or ())
+        if numbers is None or numbers == list(range(len(numbers))):
+            return self
+        return self.relabelled(np.array(numbers, np.int64), number_names(numbers))
 
     def sample_name(self, sample: int) -> str:
         """What the uploader called this image (its path in the archive), or its number."""
@@ -155,6 +192,7 @@ def write_dataset(
     *,
     class_names: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write a data set as one safetensors file, image batch by image batch, so that memory does not grow with N.
 
@@ -167,6 +205,8 @@ def write_dataset(
     }
     if names is not None:
         metadata["names"] = json.dumps(list(names))
+    if notes:
+        metadata["notes"] = json.dumps(list(notes))
     # The labels come first: their size is a multiple of 8, so both arrays are aligned.
     label_bytes = 8 * len(labels)
     header = json.dumps(
@@ -182,7 +222,8 @@ def write_dataset(
         file.write(np.ascontiguousarray(labels, "<i8").tobytes())
         written = 0
         for part in images:
-            written += file.write(np.ascontiguousarray(part, _DTYPES[dtype]).tobytes())
+            written += file.write(np.ascontiguousarray(part, _DTYPES[dtype]).reshape(-1).view(np.uint8).data)
+            del part  # the next one may be as large
         if written != n_bytes:
             raise IntakeError(f"The images end early: expected {n_bytes} bytes, got {written}.")
 
@@ -194,7 +235,9 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], dict[str, list[str] | N
             if size > min(path.stat().st_size, 100_000_000):
                 raise ValueError("header longer than the file")
             header = json.loads(file.read(size))
-        metadata = {key: json.loads(header["__metadata__"].get(key, "null")) for key in ("class_names", "names")}
+        metadata = {
+            key: json.loads(header["__metadata__"].get(key, "null")) for key in ("class_names", "names", "notes")
+        }
         entries = {
             key: _Entry(_DTYPES[entry["dtype"]], tuple(entry["shape"]), 8 + size + entry["data_offsets"][0])
             for key, entry in header.items()

@@ -15,9 +15,12 @@ from auditor.classifier import NO_CLASS, Classifier
 from auditor.dataset import ImageDataset
 from auditor.errors import SpecError
 from auditor.flag import Flag
-from auditor.metrics import Rate
+from auditor.metrics import Rate, paired_difference
 from auditor.normalizations import Comparison, compare, predictions
 from auditor.progress import OnProgress, no_progress
+
+REORDERED, REORDERED_LEVEL = 0.02, 0.01 / 8
+"""Points that another order of the classes must gain, and the level of its paired test."""
 
 NEAR_CHANCE = 0.25
 """A model that covers less than this share of the way from guessing to perfect is doubted: 32.5 % of ten classes."""
@@ -71,23 +74,39 @@ def check_declaration(
 
 def _order_of_classes(classifier: Classifier, predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> list[Flag]:
     """Would the model be right if its classes were named in another order?"""
-    counts = np.zeros((classifier.num_classes, classifier.num_classes), np.int64)
-    known = predicted != NO_CLASS
-    np.add.at(counts, (labels[known], predicted[known]), 1)
-    n, correct = len(labels), int(np.trace(counts))
-    rows, columns = linear_sum_assignment(counts, maximize=True)
-    matched = int(counts[rows, columns].sum())
-    if matched / n - correct / n > 0.2 and matched / n > 0.5:
-        return [
-            Flag(
-                name="class order",
-                severity="severe",
-                message="The model separates the classes, but in another order than the data set's labels.",
-                evidence=f"accuracy {Rate.count(correct, n)}; {100 * matched / n:.1f} % if the classes are renamed",
-                remedy="Compare the model's list of classes with the data set's, and reorder the labels.",
-            )
-        ]
-    return []
+    n = len(labels)
+    renamed = _renamed(predicted, labels, classifier.num_classes)
+    as_it_is, other = predicted == labels, renamed == labels
+    gain = paired_difference(as_it_is, other)
+    if gain.value < REORDERED or gain.p >= REORDERED_LEVEL or other.mean() <= 0.5:
+        return []
+    return [
+        Flag(
+            name="class order",
+            severity="severe",
+            message="The model separates the classes, but in another order than the data set's labels.",
+            evidence=f"accuracy {Rate.of(as_it_is)}; {Rate.of(other)} if the classes are renamed by what it says of the other "
+            f"half of the {n} images (p = {gain.p:.1g})",
+            remedy="Compare the model's list of classes with the data set's, and reorder the labels; where both have names, "
+            "labels are matched by name.",
+        )
+    ]
+
+
+def _renamed(predicted: NDArray[np.int64], labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """The predictions under the renaming of classes that suits the labels best. Each half of the images is renamed by the other
+    half, so that chance gains nothing by it."""
+    renamed = predicted.copy()
+    half, known = np.arange(len(labels)) % 2 == 0, predicted != NO_CLASS
+    for mine, theirs in ((half, ~half), (~half, half)):
+        seen, counts = theirs & known, np.zeros((classes, classes), np.int64)
+        np.add.at(counts, (labels[seen], predicted[seen]), 1)
+        # What is right as it is counts a little more, so that classes without evidence stay where they are.
+        rows, columns = linear_sum_assignment(counts + 0.5 * np.eye(classes), maximize=True)
+        name = np.empty(classes, np.int64)
+        name[columns] = rows
+        renamed[mine & known] = name[predicted[mine & known]]
+    return renamed
 
 
 def _near_chance(classifier: Classifier, accuracy: Rate) -> list[Flag]:

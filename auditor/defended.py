@@ -59,9 +59,11 @@ class DefendedClassifier(Classifier):
             normalization=inner.normalization,
             class_names=inner.class_names,
             name=f"{inner.name} behind {defense.display_title()}",
+            copy=False,
         )
         self.inner, self.defense, self.seed, self.view = inner, defense, seed, view or View()
         self._state = state
+        self.notes = inner.notes
         self.normalize.to(inner.device, inner.dtype)
 
     @property

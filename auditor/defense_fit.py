@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from auditor.capability import MemberOf
+from auditor.class_match import matched
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.defending.files import Lineage
 from auditor.defense import DEFENSES, Defense, State, fit_stack
 from auditor.device import pick_device
 from auditor.errors import SpecError
+from auditor.flag import Flag
 from auditor.progress import OnProgress, no_progress
-from auditor.vet import check_fit
 
 MOST_IN_A_ROW = 8
 
@@ -64,10 +65,13 @@ class FitSpec(BaseModel):
 
 
 class Fitted(NamedTuple):
-    """What each defense learnt, in their order, and from what."""
+    """What each defense learnt, in their order, and from what. ``flags``, ``notes``: of the data's classes on the
+    model's."""
 
     states: tuple[State, ...]
     lineage: Lineage
+    flags: tuple[Flag, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def fit(
@@ -81,14 +85,14 @@ def fit(
     if spec.learns:
         if dataset is None:
             raise SpecError(f"{spec.title} learns from training images, and no data set is given.", "Name a data set.")
-        check_fit(classifier, dataset)
+        dataset, match = matched(classifier, dataset)
     else:
-        dataset = None
+        dataset, match = None, ()
     ids = spec.ids(dataset)
     lineage = Lineage.of(classifier, dataset, ids, seed=spec.seed)
     classifier = classifier.to(pick_device(spec.device))
     states = learn(spec.defenses, spec, classifier, dataset, on_progress)
-    return Fitted(states, lineage)
+    return Fitted(states, lineage, match, dataset.notes if dataset is not None else ())
 
 
 def learn(
@@ -100,7 +104,7 @@ def learn(
 ) -> tuple[State, ...]:
     """What these defenses, such as those of the spec with another parameter, learn from the spec's samples."""
     # Those that learn nothing look at no data, so any will do.
-    data = dataset if dataset is not None else _no_images(classifier)
+    data = matched(classifier, dataset).dataset if dataset is not None else _no_images(classifier)
     return fit_stack(
         classifier, defenses, data, spec.ids(dataset), seed=spec.seed, batch_size=spec.batch_size,
         on_progress=on_progress,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from auditor.class_match import matched
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.defended import DefendedClassifier
@@ -34,7 +35,6 @@ from auditor.progress import OnProgress, StagedProgress, no_progress, part_of
 from auditor.provenance import device_name, revision, versions
 from auditor.result import DatasetFacts
 from auditor.threat import ThreatModel
-from auditor.vet import check_fit
 
 VERSION = 1
 FIT_SHARE = 0.1
@@ -154,7 +154,7 @@ def study(
     SpecError for a sweep that the defense does not know, MismatchError when model and data do not fit, EvaluationError when the
     network misbehaves or no sample is left.
     """
-    check_fit(classifier, dataset)
+    dataset, match = matched(classifier, dataset)
     started, began = datetime.now(UTC), time.perf_counter()
     run = _Study(spec, classifier.to(pick_device(spec.device)), prepared, dataset, folder, on_checkpoint)
     plan = run.plan()
@@ -178,7 +178,7 @@ def study(
         spec=spec, fitted=prepared.spec, lineage=prepared.lineage,
         dataset=DatasetFacts(
             name=dataset.name, sha256=dataset.sha256, samples=len(dataset), shape=dataset.shape,
-            class_names=dataset.class_names,
+            class_names=dataset.class_names, notes=dataset.notes,
         ),
         weights=weights, evaluation=own, size=run.size,
         controls=tuple(ControlResult(title=title, evaluation=table) for title, table in beside.items()),
@@ -194,7 +194,7 @@ def study(
             for number, sweep in enumerate(spec.sweeps)
         ),
         flags=(
-            *seen_before(int(overlap), len(run.ids), dataset), *known_images(dataset, trained_on),
+            *match, *seen_before(int(overlap), len(run.ids), dataset), *known_images(dataset, trained_on),
             *no_better(prepared.spec.defenses, tests),
         ),
         versions=versions(), revision=revision(), device=device_name(run.classifier.device),

@@ -60,10 +60,38 @@ class Rate(BaseModel):
             higher_is_better=higher_is_better, explanation=explanation,
         )  # fmt: skip
 
+    def measured(self) -> Rate:
+        """The rate as it was measured, whether or not it may be quoted."""
+        return self
+
+    def withheld_for(self, why: str) -> Rate:
+        """The same, withheld for a severe doubt; itself where ``why`` is empty."""
+        return WithheldRate(hits=0, n=0, value=None, low=None, high=None, why=why, rate=self) if why else self
+
     def __str__(self) -> str:
         if self.value is None or self.low is None or self.high is None:
             return "– (n = 0)"
         return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
+
+
+class WithheldRate(Rate):
+    """A rate that a severe doubt withholds: its own numbers are those of no samples, so that nobody computes with them.
+
+    ``why``: the doubts, in words. ``rate``: what was measured, and is not established.
+    """
+
+    why: str
+    rate: Rate
+
+    def measured(self) -> Rate:
+        return self.rate
+
+    def measure(self, title: str, *, higher_is_better: bool | None = None, explanation: str = "") -> Measure:
+        made = super().measure(f"{title}: not established", higher_is_better=higher_is_better, explanation=explanation)
+        return made.model_copy(update={"explanation": f"{self.why} {explanation}".strip()})
+
+    def __str__(self) -> str:
+        return f"not established (measured: {self.rate})"
 
 
 class PairedDifference(NamedTuple):

@@ -40,19 +40,24 @@ class ModelFacts(_Data):
     parameters: int
     class_names: tuple[str, ...] | None
     trained_on: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """How the network was measured, where that is not as it is."""
 
     def class_name(self, label: int) -> str:
         return named_class(self.class_names, label)
 
 
 class DatasetFacts(_Data):
-    """The data set as it was used. ``sha256`` names its content; empty for arrays that were never stored."""
+    """The data set as it was used. ``sha256`` names its content; empty for arrays that were never stored. ``class_names``: in the
+    order of the labels that were used, the model's. ``notes``: how it was read, and its classes on the model's.
+    """
 
     name: str
     sha256: str
     samples: int
     shape: tuple[int, int, int]
     class_names: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
 
 
 class Provenance(_Data):
@@ -147,7 +152,8 @@ class AuditResult(_Data):
         return worst_case(self.records, threat, np.array(right, np.float64), np.array(chosen, np.float64)).fooled
 
     def robust(self, threat: ThreatModel) -> NDArray[np.bool_]:
-        """Which samples are classified correctly (by most draws) and fooled by nothing within this threat model, bool (N,)."""
+        """Which samples are classified correctly (by most draws) and fooled by nothing within this threat model, bool (N,); as
+        measured, whether or not the headline is withheld."""
         return self.samples.correct & ~self.fooled(threat)
 
     def held(self, threat: ThreatModel, records: Iterable[AttackRecord] | None = None) -> NDArray[np.float64]:
@@ -164,12 +170,15 @@ class AuditResult(_Data):
         return Rate.mean(held) if self.random else Rate.of(held > 0)
 
     def robust_accuracy(self, threat: ThreatModel) -> Rate:
-        """Share of all samples, the point-wise worst case over all attacks: an upper bound on the true robust accuracy."""
-        return self.rate(self.held(threat))
+        """Share of all samples, the point-wise worst case over all attacks: an upper bound on the true robust accuracy.
+
+        A WithheldRate, without a value, where a severe doubt stands; its ``measured()`` is what was measured nevertheless.
+        """
+        return self.rate(self.held(threat)).withheld_for(self.headline_withheld)
 
     def attack_accuracy(self, record: AttackRecord) -> Rate:
-        """Accuracy under this one attack: correct before, and not fooled by it."""
-        return self.rate(self.held(record.threat, (record,)))
+        """Accuracy under this one attack: correct before, and not fooled by it; withheld as ``robust_accuracy`` is."""
+        return self.rate(self.held(record.threat, (record,))).withheld_for(self.headline_withheld)
 
     def corrupted(self, record: CorruptionRecord) -> NDArray[np.bool_]:
         """Which samples are classified correctly (by most draws) under this corruption, bool (N,)."""
@@ -184,7 +193,7 @@ class AuditResult(_Data):
 
     def curve(self, threat: ThreatModel) -> list[tuple[ThreatModel, Rate]]:
         """Robust accuracy at every epsilon that was tried in this norm, from 0 (clean) upwards; where an attack looked for the
-        closest images, also at quantiles of their distances."""
+        closest images, also at quantiles of their distances. Withheld as ``robust_accuracy`` is."""
         records = [record for record in self.records if record.threat.norm == threat.norm]
         epsilons = {record.threat.epsilon for record in records}
         for record in records:

@@ -15,10 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from auditor.class_match import matched
 from auditor.classifier import Classifier
 from auditor.dataset import ImageDataset
 from auditor.device import pick_device, reproducible
 from auditor.errors import EvaluationError, TrainingError
+from auditor.flag import Flag
 from auditor.hardening import Ground, Terms, TrainingStep
 from auditor.intake.upload import sha256_of
 from auditor.learning import checkpoint
@@ -41,7 +43,6 @@ from auditor.provenance import device_name, revision, versions
 from auditor.randomness import derive_seed, seeded
 from auditor.training_result import Best, PassCount, Point, TrainingResult
 from auditor.training_spec import TrainingSpec
-from auditor.vet import check_fit
 
 LOSS_POINTS = 200
 """Points of the loss curve between the ends of epochs, about, over the whole training."""
@@ -76,7 +77,7 @@ def train(
     Raises MismatchError where model, data or checkpoint do not fit, SpecError, and TrainingError when the loss or the logits are
     no numbers; the error then holds the result up to there. With several processes, a TrainingError also where one of them dies.
     """
-    check_fit(classifier, dataset)
+    dataset, match = matched(classifier, dataset)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(folder)
     device = pick_device(spec.device)
@@ -84,8 +85,8 @@ def train(
     listener = Listener(on_progress, on_point, stop, on_checkpoint)
     size = team_size(spec, device)
     if size == 1:
-        return _run(spec, start, dataset, folder, checkpoint_seconds, Team(device), listener)
-    work = functools.partial(_run, spec, start.to("cpu"), dataset, folder, checkpoint_seconds)
+        return _run(spec, start, dataset, match, folder, checkpoint_seconds, Team(device), listener)
+    work = functools.partial(_run, spec, start.to("cpu"), dataset, match, folder, checkpoint_seconds)
     result: TrainingResult = run_together(work, size, device.type, listener, folder)
     return result
 
@@ -94,6 +95,7 @@ def _run(
     spec: TrainingSpec,
     start: Classifier,
     dataset: ImageDataset,
+    match: tuple[Flag, ...],
     folder: Path,
     checkpoint_seconds: float,
     team: Team,
@@ -101,7 +103,8 @@ def _run(
 ) -> TrainingResult:
     """Train, as the whole team or one of it."""
     with reproducible(team.device):
-        return _Training(spec, start.to(team.device), dataset, folder, checkpoint_seconds, team, listener).run()
+        training = _Training(spec, start.to(team.device), dataset, match, folder, checkpoint_seconds, team, listener)
+        return training.run()
 
 
 class _Training:
@@ -112,12 +115,13 @@ class _Training:
         spec: TrainingSpec,
         parent: Classifier,
         dataset: ImageDataset,
+        match: tuple[Flag, ...],
         folder: Path,
         checkpoint_seconds: float,
         team: Team,
         listener: Listener,
     ) -> None:
-        self.spec, self.dataset, self.folder = spec, dataset, folder
+        self.spec, self.dataset, self.match, self.folder = spec, dataset, match, folder
         self.team, self.listener, self.device = team, listener, team.device
         self.validation_ids, self.ids = split(spec, dataset, team.size)
         self.plan = Plan.of(spec, len(self.ids), len(self.validation_ids), team.size)
@@ -132,8 +136,9 @@ class _Training:
         )  # fmt: skip
         self.augmenter = Augmenter(spec.augmentation, len(self.ids), spec.seed)
         self.learner = Learner(self.trainee, optimizer)
+        order = [str(dataset.order_of_classes)] if dataset.order_of_classes else []
         self.checkpoints = Checkpoints(
-            folder, fingerprint(spec, *self.digests), Place(self.device.type, team.size), checkpoint_seconds
+            folder, fingerprint(spec, *self.digests, *order), Place(self.device.type, team.size), checkpoint_seconds
         )
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.ids)
 
@@ -382,7 +387,9 @@ class _Training:
             revision=revision(),
             device=device_name(self.device),
             processes=self.team.size,
+            notes=self.dataset.notes,
             flags=(
+                *self.match,
                 *self.spec.hardening.flags(self.start, self.learner.memory),
                 *doubts(self.spec, state.points, state.best, stopped, self.start.num_classes),
                 *at_random(self.start, self.dataset, self.validation_ids, self.spec.seed),

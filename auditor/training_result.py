@@ -79,6 +79,8 @@ class TrainingResult(_Data):
     device: str
     processes: int = 1
     flags: tuple[Flag, ...] = ()
+    notes: tuple[str, ...] = ()
+    """How the data set was read, and its classes on the model's."""
 
     @property
     def start(self) -> Best:

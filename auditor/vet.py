@@ -10,10 +10,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from auditor.class_match import matched
 from auditor.classifier import Classifier, Normalization
 from auditor.dataset import ImageDataset
 from auditor.declaration import Seen, check_declaration
-from auditor.errors import MismatchError
 from auditor.evaluation import clean_pass
 from auditor.flag import Flag
 from auditor.metrics import Rate
@@ -47,6 +47,8 @@ class ClassifierCard(BaseModel):
     accuracy: Rate | None
     candidates: tuple[Candidate, ...]
     flags: tuple[Flag, ...]
+    notes: tuple[str, ...] = ()
+    """How the data set was read, and its classes on the model's."""
     declared_accuracy: float | None = None
     tied: bool = False
     robust: Rate | None = None
@@ -83,7 +85,8 @@ def vet(
         images = torch.rand(16, *classifier.input_shape, generator=torch.Generator().manual_seed(seed))
         classifier = drawn(classifier, images.to(classifier.device, classifier.dtype), seed)
     else:
-        check_fit(classifier, dataset)
+        dataset, match = matched(classifier, dataset)
+        flags += match
         first = dataset.images(dataset.select(16, seed)).to(classifier.device, classifier.dtype)
         classifier = drawn(classifier, first, seed)
         ids = dataset.select(samples, seed)
@@ -114,6 +117,7 @@ def vet(
         accuracy=None if declared is None else declared.accuracy,
         candidates=() if declared is None else declared.normalizations.candidates,
         flags=tuple(flags),
+        notes=dataset.notes if dataset is not None else (),
         declared_accuracy=classifier.declared_accuracy,
         tied=declared is not None and declared.normalizations.tied,
         robust=None if declared is None else declared.normalizations.robust,
@@ -137,23 +141,6 @@ def _forward_seconds(classifier: Classifier, images: Tensor, passes: int = 3) ->
 def count_parameters(classifier: Classifier) -> int:
     """Trainable numbers of the network (buffers such as running means are not counted)."""
     return sum(parameter.numel() for parameter in classifier.network.parameters())
-
-
-def check_fit(classifier: Classifier, dataset: ImageDataset) -> None:
-    """Raises MismatchError unless the data set's images and labels are ones that the model can take."""
-    if len(dataset) == 0:
-        raise MismatchError(f"The data set {dataset.name} holds no images.")
-    if dataset.shape != classifier.input_shape:
-        came, wanted = ("x".join(map(str, shape)) for shape in (dataset.shape, classifier.input_shape))
-        raise MismatchError(
-            f"The model takes images of {wanted} (channels, height, width), the data set {dataset.name} has {came}.",
-            "Declare the model's input size as it was trained, or add the data set resized to that size.",
-        )
-    if dataset.num_classes > classifier.num_classes:
-        raise MismatchError(
-            f"The data set {dataset.name} has {dataset.num_classes} classes, the model only {classifier.num_classes}.",
-            "Use the data set that the model was trained for.",
-        )
 
 
 def _runs(classifier: Classifier, images: Tensor) -> list[Flag]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -57,6 +59,15 @@ def deeper_classifier(seed: int = 0, classes: int = 5) -> Classifier:
         network.train()(torch.randn(64, *SHAPE))
     half = NORMALIZATIONS["half"]
     return Classifier(network.eval(), input_shape=SHAPE, num_classes=classes, normalization=half, name=f"deeper-{seed}")
+
+
+def mnist_plain(shared: Path) -> Classifier:
+    """The plain convolutional network for MNIST of the shared folder."""
+    layers = [nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10))
+    state = torch.load(shared / "weights" / "mnist-cnn-plain.pt", map_location="cpu", weights_only=True)
+    network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
+    return Classifier(network, input_shape=(1, 28, 28), num_classes=10, name="mnist-cnn-plain")
 
 
 def random_images(n: int, shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> np.ndarray:

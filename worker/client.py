@@ -13,10 +13,10 @@ from worker.defenses import DefenseView
 from worker.job import JOBS
 from worker.ledger import ENDED, HOPEFUL, Which
 from worker.lineage import Relative
-from worker.loading import architecture_of
+from worker.loading import check_fit
 from worker.models import ModelRow
 from worker.registry import usable
-from worker.views import Estimate, JobView, check_fit
+from worker.views import Estimate, JobView
 
 __all__ = ["ENDED", "HOPEFUL", "Client", "DefenseView", "Estimate", "EvaluationView", "JobView"]
 
@@ -31,7 +31,7 @@ class Client(DefenseService):
         ``name``: the child's, where it is free; by default made of parent and method.
         """
         model_row, dataset_row = self.model(model), self.dataset(dataset)
-        check_fit(architecture_of(model_row), dataset_row)
+        check_fit(model_row, dataset_row)
         values = {
             "model_id": model_row.id,
             "dataset_id": dataset_row.id,

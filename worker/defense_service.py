@@ -11,11 +11,11 @@ from auditor.scratch import scratch
 from worker.defenses import Defenses, DefenseView
 from worker.job import JOBS
 from worker.ledger import HOPEFUL, Which
-from worker.loading import architecture_of, load_classifier
+from worker.loading import architecture_of, check_fit, load_classifier
 from worker.models import DefenseRow
 from worker.registry import usable
 from worker.service import Service
-from worker.views import Estimate, JobView, check_fit
+from worker.views import Estimate, JobView
 
 if TYPE_CHECKING:
     from auditor.defending.playground import Play, PlaySpec
@@ -65,7 +65,7 @@ class DefenseService(Service):
         if not dataset:
             raise SpecError(f"{spec.title} learns from training images, and no data set is given.", "Name a data set.")
         dataset_row = self.dataset(dataset)
-        check_fit(architecture_of(model_row), dataset_row)
+        check_fit(model_row, dataset_row)
         values = {"model_id": model_row.id, "dataset_id": dataset_row.id, "name": wanted, "fit": spec}
         return Preparation(self.submit(JOBS.build("fit-defense", values), title), "")
 
@@ -136,7 +136,7 @@ class DefenseService(Service):
         from auditor.defense_fit import FitSpec
 
         row, dataset_row = self._defenses.get(defense), self.dataset(dataset)
-        check_fit(architecture_of(self.model(row.model_id)), dataset_row)
+        check_fit(self.model(row.model_id), dataset_row)
         fitted = FitSpec.load(row.spec)
         for sweep in spec.sweeps:
             sweep.points(fitted.defenses, spec.evaluation.threat)
@@ -191,7 +191,7 @@ class DefenseService(Service):
         Raises MismatchError when model and data cannot fit, EvaluationError where there is no such image.
         """
         row, dataset_row = self._defenses.get(defense), self.dataset(dataset)
-        check_fit(architecture_of(self.model(row.model_id)), dataset_row)
+        check_fit(self.model(row.model_id), dataset_row)
         count = int(dataset_row.manifest["samples"])
         if not 0 <= sample < count:
             raise EvaluationError(f"Expected an image from 0 to {count - 1}, got {sample}.")

@@ -14,7 +14,7 @@ from worker.settings import Settings
 
 if TYPE_CHECKING:
     from auditor.architecture import Architecture
-    from auditor.intake.datasets import ImageSize
+    from auditor.intake.datasets import Reading
 
 
 def read_model(
@@ -41,7 +41,7 @@ def read_model(
 def read_dataset(
     file: Path,
     filename: str,
-    size: ImageSize | None,
+    reading: Reading,
     destination: Path,
     settings: Settings,
     on_wait: OnWait = silent,
@@ -52,7 +52,7 @@ def read_dataset(
     """
     from auditor.intake.datasets import DatasetManifest
 
-    arguments = {"size": size.model_dump(mode="json") if size is not None else None}
+    arguments = {"reading": reading.model_dump(mode="json")}
     return _confined(
         "read_dataset_inside", "datasets", DatasetManifest, file, filename, destination, settings, arguments, on_wait
     )
@@ -97,9 +97,9 @@ def read_model_inside(file: str, filename: str, destination: str, architecture: 
     return take_model(Path(file), filename, built, Path(destination)).model_dump(mode="json")
 
 
-def read_dataset_inside(file: str, filename: str, destination: str, size: dict[str, Any] | None) -> dict[str, Any]:
+def read_dataset_inside(file: str, filename: str, destination: str, reading: dict[str, Any]) -> dict[str, Any]:
     """Runs in the sandbox."""
-    from auditor.intake.datasets import ImageSize, take_dataset
+    from auditor.intake.datasets import Reading, take_dataset
 
-    wanted = ImageSize.model_validate(size) if size is not None else None
-    return take_dataset(Path(file), filename, Path(destination), size=wanted).model_dump(mode="json")
+    wanted = Reading.model_validate(reading)
+    return take_dataset(Path(file), filename, Path(destination), reading=wanted).model_dump(mode="json")

@@ -12,6 +12,9 @@ from auditor.audit_spec import AuditSpec
 from auditor.classifier import Normalization
 from auditor.errors import MismatchError, NotFoundError
 from auditor.examples import Examples, shard_prefix
+from auditor.intake.labels import check_class_names
+from auditor.intake.limits import Limits
+from auditor.intake.reading import Reading
 from auditor.intake.upload import Upload, take_upload
 from auditor.plan import plan
 from auditor.report.blocks import Image
@@ -26,7 +29,7 @@ from worker.job import JOBS, Job
 from worker.keeper import Keeper, living_workers
 from worker.ledger import ENDED, Ledger, Which
 from worker.lineage import Lineage
-from worker.loading import architecture_of, load_dataset
+from worker.loading import architecture_of, check_fit, load_dataset
 from worker.logs import read_job_log
 from worker.models import DatasetRow, JobRow, ModelRow, WorkerRow
 from worker.private import private_folder
@@ -34,13 +37,12 @@ from worker.reading import read_dataset, read_model
 from worker.registry import Registry
 from worker.settings import Settings, load_settings
 from worker.store import Store, check_store
-from worker.views import Estimate, JobView, check_fit, view_of
+from worker.views import Estimate, JobView, view_of
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from auditor.dataset import ImageDataset
-    from auditor.intake.datasets import ImageSize
     from worker.exporting import WeightsFormat
 
 
@@ -102,6 +104,8 @@ class Service:
             raise MismatchError(
                 f"The model has {architecture.num_classes} classes, but {len(class_names)} names were given."
             )
+        if class_names is not None:
+            check_class_names(class_names, Limits())
         with self.blobs.staging() as folder:
             upload = self.receive(stream, folder)
             stored = folder / "weights.safetensors"
@@ -122,14 +126,17 @@ class Service:
         filename: str,
         *,
         name: str,
-        size: ImageSize | None = None,
+        reading: Reading | None = None,
         on_wait: OnWait = silent,
     ) -> DatasetRow:
-        """Check and keep a data set. Raises IntakeError or SpecError; then nothing is kept. ``on_wait``: as for a model."""
+        """Check and keep a data set, read as the user chose. Raises IntakeError or SpecError; then nothing is kept.
+
+        ``on_wait``: as for a model.
+        """
         with self.blobs.staging() as folder:
             upload = self.receive(stream, folder)
             stored = folder / "dataset.safetensors"
-            manifest = read_dataset(upload.path, filename, size, stored, self.settings, on_wait)
+            manifest = read_dataset(upload.path, filename, reading or Reading(), stored, self.settings, on_wait)
             return self.registry.add_dataset(name, content=self.blobs.take(stored), manifest=manifest)
 
     def models(self) -> Sequence[ModelRow]:
@@ -185,6 +192,10 @@ class Service:
         ancestors = self.lineages.ancestors(row.id)
         return self.model(ancestors[0].parent_id).name if ancestors else None
 
+    def class_names(self, model: str, dataset: str) -> Sequence[str] | None:
+        """What to call the classes of a result on this data: the model's names, else the data set's; None without any."""
+        return self.model(model).class_names or load_dataset(self.dataset(dataset), self.blobs).class_names
+
     def inbox(self) -> list[str]:
         """Names of the files that an operator put into the inbox folder."""
         if not self.settings.inbox.is_dir():
@@ -209,7 +220,8 @@ class Service:
         """Queue an audit; returns the job's id. Raises MismatchError when model and data cannot fit, SpecError when a corruption
         and the data cannot."""
         model_row, dataset_row = self.model(model), self.dataset(dataset)
-        check_fit(architecture_of(model_row), dataset_row)
+        check_fit(model_row, dataset_row)
+        spec.goal.placed(model_row.class_names or dataset_row.manifest["class_names"])
         for corruption in spec.corruptions:
             corruption.check(dataset_row.manifest["shape"][0])
         job = JOBS.build("audit", {"model_id": model_row.id, "dataset_id": dataset_row.id, "audit": spec})
@@ -230,7 +242,7 @@ class Service:
         model_row = self.model(model)
         dataset_row = self.dataset(dataset) if dataset is not None else None
         if dataset_row is not None:
-            check_fit(architecture_of(model_row), dataset_row)
+            check_fit(model_row, dataset_row)
         job = JOBS.build(
             "vet", {"model_id": model_row.id, "dataset_id": dataset_row.id if dataset_row is not None else None}
         )

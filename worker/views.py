@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from auditor.architecture import Architecture
-from auditor.errors import MismatchError
 from worker.ledger import ENDED
-from worker.models import DatasetRow, JobRow, WorkerRow
+from worker.models import JobRow, WorkerRow
 from worker.queues import NOBODY
 
 QUIET_SECONDS = 120.0
@@ -105,19 +103,3 @@ def _why_it_waits(row: JobRow, workers: Sequence[WorkerRow], now: float) -> str:
         if row.attempts == 0
         else f"{row.waits or 'Its worker was lost.'} Attempt {row.attempts + 1} follows."
     )
-
-
-def check_fit(architecture: Architecture, dataset: DatasetRow) -> None:
-    """The same rule as the core's, from the manifests, so that the form can say it at once."""
-    shape, classes = tuple(dataset.manifest["shape"]), int(dataset.manifest["num_classes"])
-    if shape != architecture.input_shape:
-        wanted, came = ("x".join(map(str, item)) for item in (architecture.input_shape, shape))
-        raise MismatchError(
-            f"The model takes images of {wanted} (channels, height, width), the data set {dataset.name} has {came}.",
-            "Declare the model's input size as it was trained, or add the data set resized to that size.",
-        )
-    if classes > architecture.num_classes:
-        raise MismatchError(
-            f"The data set {dataset.name} has {classes} classes, the model only {architecture.num_classes}.",
-            "Use the data set that the model was trained for.",
-        )

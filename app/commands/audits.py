@@ -41,7 +41,9 @@ def run(
     attack: Annotated[list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated.")] = None,
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     epsilon: Annotated[list[str] | None, typer.Option(help="Such as 8/255 or 0.5; may be repeated.")] = None,
-    target: Annotated[str, typer.Option(help="Targeted attack: next, least_likely, random, or a class number.")] = "",
+    target: Annotated[
+        str, typer.Option(help="Targeted attack: next, least_likely, random, or a class by number or name.")
+    ] = "",
     analysis: Annotated[
         list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated.")
     ] = None,
@@ -179,6 +181,8 @@ def summary(client: Client, job: JobView) -> None:
         table(("corruption", *(f"severity {severity} [95 %]" for severity in "12345")), corrupted)
     for sentence in sentences(result):
         console.print(sentence)
+    for note in result.provenance.dataset.notes:
+        console.print(f"note: {note}")
     for flag in result.flags:
         console.print(f"{flag.severity.upper()}: {flag.text}")
     counts = Counter(verdict.status for verdict in result.checks)
@@ -252,6 +256,10 @@ def _from_options(
     if check:
         data["checks"] = [CHECKS.parse(item) for item in check]
     if target:
-        by_number = {"rule": "class", "target_class": target} if target.isdigit() else {"rule": target}
-        data["goal"] = {"kind": "targeted", **by_number}
+        rule = (
+            {"rule": target}
+            if target in ("next", "least_likely", "random")
+            else {"rule": "class", "target_class": target}
+        )
+        data["goal"] = {"kind": "targeted", **rule}
     return AuditSpec.load(data)

@@ -23,12 +23,41 @@ def add(
         Path, typer.Argument(help=".npz with images and labels, or a zip of one folder of images per class.")
     ],
     name: Annotated[str, typer.Option(help="Name of the data set; by default the file's.")] = "",
-    resize: Annotated[str, typer.Option(help="HEIGHTxWIDTH: resize images of a zip, the whole image.")] = "",
+    resize: Annotated[str, typer.Option(help="HEIGHTxWIDTH: resize the whole image.")] = "",
     crop: Annotated[str, typer.Option(help="HEIGHTxWIDTH: resize the shorter side, then cut out the centre.")] = "",
+    channels: Annotated[int, typer.Option(help="3: grey images get three equal channels; 1: colours become grey.")] = 0,
+    layout: Annotated[str, typer.Option(help="Order of the axes of an array of images: auto, NHWC or NCHW.")] = "auto",
+    largest_value: Annotated[
+        int, typer.Option(help="White in 16-bit images and in arrays of integers: 4095 where 12 bits are used.")
+    ] = 0,
+    first_label: Annotated[int, typer.Option(help="Number of the first class; 1 where labels count from 1.")] = 0,
+    folders: Annotated[
+        str,
+        typer.Option(
+            help="Class folders called by numbers: numbers (of the classes), or sorted as text, as torchvision does."
+        ),
+    ] = "numbers",
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Leave out files and images that cannot be used, and name them.")
+    ] = False,
 ) -> None:
     """Check an archive of labelled images and keep it."""
+    from auditor.intake.reading import Reading
     from worker.client import Client
 
+    chosen = {
+        "size": _size(resize, crop),
+        "channels": channels or None,
+        "layout": layout,
+        "largest_value": largest_value or None,
+        "first_label": first_label,
+        "folders": folders,
+        "leave_out": leave_out,
+    }
+    try:
+        reading = Reading.model_validate(chosen)
+    except ValueError as error:
+        raise SpecError.from_validation("data set", error) from None  # type: ignore[arg-type]
     client = Client()
     client.prepare()
     try:
@@ -36,9 +65,7 @@ def add(
     except OSError as error:
         raise SpecError(f"{file} cannot be read: {error.strerror}.") from None
     with stream:
-        row = client.add_dataset(
-            stream, file.name, name=name or file.stem, size=_size(resize, crop), on_wait=console.print
-        )
+        row = client.add_dataset(stream, file.name, name=name or file.stem, reading=reading, on_wait=console.print)
     shape = "x".join(map(str, row.manifest["shape"]))
     console.print(
         f"Added data set {row.name} ({row.id[:8]}): {row.manifest['samples']:,} images of {shape}, "

@@ -122,6 +122,8 @@ def summary(client: Client, job: JobView) -> None:
     table((f"on the same {result.validation_samples} validation images", f"{parent} [95 %]", "child [95 %]"), rows)
     for flag in result.flags:
         console.print(f"{flag.severity.upper()}: {flag.text}")
+    for note in result.notes:
+        console.print(f"note: {note}")
 
 
 def _from_file(path: Path) -> TrainingSpec:

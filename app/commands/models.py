@@ -123,6 +123,8 @@ def vet(model: str, dataset: Annotated[str, typer.Argument(help="A data set to m
         table(("normalisation", "values", "accuracy [95 %]"), rows)
         if card.ties:
             console.print(card.ties)
+    for note in card.notes:
+        console.print(f"note: {note}")
     for flag in card.flags:
         console.print(f"{flag.severity.upper()}: {flag.text}")
     if not card.flags:

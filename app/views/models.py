@@ -118,6 +118,8 @@ def vetted(seen: ClassifierCard) -> None:
         items.append(seen.accuracy.measure(f"Accuracy on {seen.dataset}{one}", higher_is_better=True, explanation=said))
     draw_block(Measures(items=tuple(items)), "card", None, ())
     tones: dict[str, Any] = {"info": "note", "warning": "warning", "severe": "bad"}
+    for note in seen.notes:
+        draw_block(Text(text=note, tone="note"), "note", None, ())
     for flag in seen.flags:
         draw_block(Text(text=flag.text, tone=tones[flag.severity]), flag.name, None, ())
     if not seen.flags:

@@ -37,6 +37,7 @@ def load(folder: str | Path, network: nn.Module | None = None) -> Classifier:
         normalization=Normalization.model_validate(described["normalization"]),
         class_names=described["class_names"],
         name=described["name"],
+        copy=False,
     )
     defenses = [DEFENSES.build(item["kind"], item["settings"]) for item in described["defenses"]]
     states = [

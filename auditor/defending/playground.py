@@ -14,6 +14,7 @@ from torch import Tensor
 
 from auditor.attack import ATTACKS, Attack
 from auditor.capability import MemberOf
+from auditor.class_match import matched
 from auditor.classifier import Classifier
 from auditor.criterion import Misclassification
 from auditor.dataset import ImageDataset
@@ -108,6 +109,7 @@ def play(
     """
     if not 0 <= sample < len(dataset):
         raise EvaluationError(f"Expected a sample from 0 to {len(dataset) - 1}, got {sample}.")
+    dataset = matched(model, dataset).dataset
     x = dataset.images([sample])
     bare = drawn(innermost(model), x.to(model.device, model.dtype), spec.seed, spec.draws)
     model = around_innermost(model, bare)

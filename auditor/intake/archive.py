@@ -39,8 +39,9 @@ def damaged(name: str, what: str) -> IntakeError:
 
 
 @contextmanager
-def opened(source: Path, name: str, limits: Limits) -> Iterator[zipfile.ZipFile]:
-    """A zip archive whose directory passed every wall. ``name`` is what errors call it.
+def opened(source: Path, name: str, limits: Limits, *, any_name: bool = False) -> Iterator[zipfile.ZipFile]:
+    """A zip archive whose directory passed every wall. ``name`` is what errors call it. ``any_name``: the caller asks for the
+    ``name_fault`` of entries that it reads.
 
     Raises IntakeError: too many or encrypted entries, links, names that leave the archive or cannot be shown,
     duplicates, overlaps, an expansion over the limits, a directory that cannot be read.
@@ -53,7 +54,7 @@ def opened(source: Path, name: str, limits: Limits) -> Iterator[zipfile.ZipFile]
     with archive:
         if len(archive.infolist()) != count:
             raise damaged(name, "its directory can be read in two ways")
-        _check_entries(archive, name, limits)
+        _check_entries(archive, name, limits, any_name)
         yield archive
 
 
@@ -151,12 +152,15 @@ def _count_entries(source: Path, name: str, limits: Limits) -> int:
     return count
 
 
-def _check_entries(archive: zipfile.ZipFile, name: str, limits: Limits) -> None:
+def _check_entries(archive: zipfile.ZipFile, name: str, limits: Limits, any_name: bool) -> None:
     members = archive.infolist()
     seen: set[str] = set()
     expanded = 0
     for member in members:
-        _check_name(member, name, limits)
+        _check_inside(member, name)
+        fault = None if any_name else name_fault(member, limits)
+        if fault is not None:
+            raise fault
         if member.orig_filename in seen:
             raise IntakeError(f"The entry {shown(member.orig_filename)} appears twice in {shown(name)}.")
         seen.add(member.orig_filename)
@@ -170,27 +174,37 @@ def _check_entries(archive: zipfile.ZipFile, name: str, limits: Limits) -> None:
     _check_overlap(archive, members, name)
 
 
-def _check_name(member: zipfile.ZipInfo, name: str, limits: Limits) -> None:
+def name_fault(member: zipfile.ZipInfo, limits: Limits) -> IntakeError | None:
+    """Why an entry's name cannot be shown or kept, or None."""
     entry = member.orig_filename
     if len(entry) > limits.name_length:
-        raise IntakeError(
+        return IntakeError(
             f"The entry {shown(entry)} has an unsupported name: {len(entry):,} characters, "
-            f"the limit is {limits.name_length}."
+            f"the limit is {limits.name_length}.",
+            "Rename it and make the archive again.",
         )
     if not entry or "\\" in entry or not entry.isprintable():
-        raise IntakeError(
+        return IntakeError(
             f"The entry '{printable(entry.replace(chr(92), chr(92) * 2))}' has an unsupported name: "
             "back-slashes, control and invisible characters are not allowed.",
             "Rename it and make the archive again.",
         )
     parts = entry.split("/")
-    if entry.startswith("/") or ".." in parts or entry[1:2] == ":":
+    if "" in parts[:-1] or "." in parts:
+        return IntakeError(
+            f"The entry {shown(entry)} has an unsupported name: a part of its path is empty or '.'.",
+            "Rename it and make the archive again.",
+        )
+    return None
+
+
+def _check_inside(member: zipfile.ZipInfo, name: str) -> None:
+    entry = member.orig_filename
+    if entry.startswith("/") or ".." in entry.split("/") or entry[1:2] == ":":
         raise IntakeError(
             f"The entry {shown(entry)} leaves the archive {shown(name)}.",
             "Names must be relative, without '..' and without a drive.",
         )
-    if "" in parts[:-1] or "." in parts:
-        raise IntakeError(f"The entry {shown(entry)} has an unsupported name: a part of its path is empty or '.'.")
 
 
 def _check_kind(member: zipfile.ZipInfo, name: str) -> None:

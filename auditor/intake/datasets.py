@@ -12,11 +12,13 @@ from auditor.dataset import write_dataset
 from auditor.errors import IntakeError
 from auditor.intake import archive
 from auditor.intake.arrays import ArrayReader
+from auditor.intake.faults import Unusable
 from auditor.intake.folders import FolderReader
 from auditor.intake.images import ImageSize
 from auditor.intake.limits import Limits
 from auditor.intake.magic import EMPTY_ZIP, NUMPY, ZIP, kind_of, read_head
-from auditor.intake.survey import Survey
+from auditor.intake.reading import Reading
+from auditor.intake.survey import Samples, Survey
 from auditor.intake.upload import replacing, sha256_of
 from auditor.intake.wording import shown, source_name
 
@@ -43,6 +45,11 @@ class DatasetManifest(BaseModel):
     notes: tuple[str, ...] = Field(description="What the user should know about how the file was read.")
     warnings: tuple[str, ...] = Field(description="Doubts about the data.")
     resized: ImageSize | None = Field(description="Size to which the images were brought, if one was asked for.")
+    labels_from: Literal["integers", "names", "numbers", ""] = Field(
+        "",
+        description="What the labels were made of: integers, names in sorted order, or names that are numbers; empty where this "
+        "was not yet recorded.",
+    )
 
 
 def take_dataset(
@@ -50,15 +57,15 @@ def take_dataset(
     filename: str,
     destination: Path,
     *,
-    size: ImageSize | None = None,
+    reading: Reading | None = None,
     limits: Limits | None = None,
 ) -> DatasetManifest:
     """Read uploaded images and labels and store them at ``destination``; ``filename`` is only shown.
 
-    ``size`` brings every image to one size; without it they must agree. Memory does not grow with the number of
-    pixels. Raises IntakeError, and leaves nothing behind.
+    ``reading``: what the user chose. Memory does not grow with the number of pixels. Raises IntakeError, and leaves nothing
+    behind.
     """
-    limits = limits or Limits()
+    limits, reading = limits or Limits(), reading or Reading()
     name = source_name(filename)
     head = read_head(source, name, limits)
     if not head.startswith((ZIP, EMPTY_ZIP)):
@@ -66,19 +73,9 @@ def take_dataset(
         raise IntakeError(
             f"{shown(name)} is not a data set but {kind_of(head)}; {_EXPECTED}.", hint if head.startswith(NUMPY) else ""
         )
-    with archive.opened(source, name, limits) as file, replacing(destination) as temporary:
+    with archive.opened(source, name, limits, any_name=True) as file, replacing(destination) as temporary:
         is_npz = _is_npz(file, name)
-        samples = (ArrayReader if is_npz else FolderReader)(file, name, limits).samples(size)
-        survey = Survey(samples)
-        write_dataset(
-            temporary,
-            survey.watch(),
-            samples.shape,
-            _STORED[samples.dtype],
-            samples.labels,
-            class_names=samples.class_names,
-            names=samples.names,
-        )
+        samples, survey = _written((ArrayReader if is_npz else FolderReader)(file, name, limits), reading, temporary)
         count, height, width, channels = samples.shape
         return DatasetManifest(
             sha256=sha256_of(temporary),
@@ -94,8 +91,26 @@ def take_dataset(
             source_name=name,
             notes=tuple(samples.notes),
             warnings=tuple(survey.warnings()),
-            resized=size,
+            resized=reading.size,
+            labels_from=samples.labels_from,
         )
+
+
+def _written(reader: ArrayReader | FolderReader, reading: Reading, path: Path) -> tuple[Samples, Survey]:
+    """The images at ``path``; what cannot be used is left out where that was asked for, and the rest is read again."""
+    while True:
+        try:
+            samples = reader.samples(reading)
+            survey = Survey(samples)
+            write_dataset(
+                path, survey.watch(), samples.shape, _STORED[samples.dtype], samples.labels,
+                class_names=samples.class_names, names=samples.names, notes=samples.notes,
+            )  # fmt: skip
+            return samples, survey
+        except Unusable as error:
+            if not reading.leave_out:
+                raise
+            reader.leave_out(error)
 
 
 def _is_npz(file: zipfile.ZipFile, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The walls around Pillow: four formats, limits before pixels, and one rule for each kind of image that is not 8-bit RGB."""
+"""The walls around Pillow: five formats, limits before pixels, and one rule for each kind of image that is not 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from auditor.intake.wording import shown
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 """Common, and without an interpreter behind: EPS would start Ghostscript, and TIFF, PSD and FITS have a CVE each year."""
 
 TRAITS = {
@@ -35,6 +35,15 @@ TRAITS = {
 }
 """What may be said of an image, and what was done about it."""
 
+FULL_SCALE = 65_535
+"""Largest value of 16 bits."""
+
+_STRIP_PIXELS = 1 << 20
+"""Pixels converted at a time: the whole image is in memory once as its file holds it, and once as it is stored."""
+
+_SUPPORTED_MODES = frozenset(
+    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+)
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 _DEEP_MODES = frozenset({"I", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -75,6 +84,11 @@ def read_header(data: bytes, name: str, limits: Limits) -> Header:
         width, height = image.size
         if width == 0 or height == 0:
             raise IntakeError(f"The image {shown(name)} has {height}x{width} pixels; expected at least 1x1.")
+        if image.mode not in _SUPPORTED_MODES | _DEEP_MODES:
+            raise IntakeError(
+                f"The image {shown(name)} has pixels of the kind {image.mode}; expected 8 or 16 bits per channel.",
+                "Convert it to 8 bits.",
+            )
         deep = image.mode in _DEEP_MODES or (image.format == "PNG" and data[_PNG_DEPTH] == 16)
         orientation = _orientation(image)
         traits = {
@@ -91,19 +105,66 @@ def read_header(data: bytes, name: str, limits: Limits) -> Header:
         return Header(height, width, grey, tuple(trait for trait, holds in traits.items() if holds))
 
 
-def decode(data: bytes, name: str, limits: Limits, *, grey: bool, size: ImageSize | None) -> NDArray[np.uint8]:
-    """An image file to pixels: uint8 (H, W, 1) when ``grey``, else (H, W, 3); first frame, turned, without alpha.
+class Decoded(NamedTuple):
+    """``pixels``: uint8 (H, W, 1) or (H, W, 3). ``highest``: the largest value of a 16-bit image before it was scaled."""
 
-    Raises IntakeError when the file is truncated or damaged.
+    pixels: NDArray[np.uint8]
+    highest: int | None = None
+
+
+def decode(
+    data: bytes, name: str, limits: Limits, *, grey: bool, size: ImageSize | None, full_scale: int | None = None
+) -> Decoded:
+    """An image file to pixels, grey or in three channels; first frame, turned, without alpha.
+
+    ``full_scale``: the value of 16-bit images that is white, 65,535 where it is not given. Raises IntakeError when the file is
+    truncated or damaged.
     """
     with _opened(data, name, limits) as image:
+        orientation, deep_colour = _orientation(image), _is_deep_colour(image, data)
+        if deep_colour and full_scale is not None:
+            raise IntakeError(
+                f"The image {shown(name)} has 16 bits for each of three channels, of which only the upper 8 can be read here: "
+                "no other scale can be applied.",
+                "Convert it to 8 bits per channel.",
+            )
         image.load()
-        pixels: Image = _eight_bit(image) if image.mode in _DEEP_MODES else image
-        pixels = _turned(pixels.convert("L" if grey else "RGB"), _orientation(image))
-        if size is not None:
-            pixels = _resized(pixels, size)
-        array = np.asarray(pixels, np.uint8)
-        return array[:, :, None] if grey else array
+        if size is not None and image.mode not in _DEEP_MODES:
+            mode = "L" if grey else "RGB"
+            pixels = image if image.mode == mode else image.convert(mode)
+            array = np.asarray(_resized(_turned(pixels, orientation), size), np.uint8)
+            array, highest = array[:, :, None] if grey else array, None
+        else:
+            array, highest = _by_strips(image, grey, full_scale or FULL_SCALE)
+            array = np.ascontiguousarray(_turned_array(array, orientation))
+            if size is not None:
+                array = resize(array, size)
+        return Decoded(array, 257 * int(array.max()) if deep_colour else highest)
+
+
+def _by_strips(image: Image, grey: bool, full_scale: int) -> tuple[NDArray[np.uint8], int | None]:
+    """The pixels (H, W, C), converted some rows at a time, and the largest value of a 16-bit image."""
+    width, height = image.size
+    array = np.empty((height, width, 1 if grey else 3), np.uint8)
+    highest = 0 if image.mode in _DEEP_MODES else None
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        if highest is not None:
+            wide = np.clip(np.asarray(strip).astype(np.int64), 0, FULL_SCALE)
+            highest = max(highest, int(wide.max()))
+            # By scale: convert() would clip everything above 255.
+            narrow = np.minimum((wide * 255 + full_scale // 2) // full_scale, 255)
+            array[top : top + rows] = narrow.astype(np.uint8)[:, :, None]
+        else:
+            part = np.asarray(strip.convert("L" if grey else "RGB"), np.uint8)
+            array[top : top + rows] = part[:, :, None] if grey else part
+    return array, highest
+
+
+def _is_deep_colour(image: Image, data: bytes) -> bool:
+    """A PNG of 16 bits per channel in colour: Pillow keeps the upper 8 of them."""
+    return image.format == "PNG" and data[_PNG_DEPTH] == 16 and image.mode not in _DEEP_MODES
 
 
 def resize(image: NDArray[Any], size: ImageSize) -> NDArray[Any]:
@@ -139,7 +200,7 @@ def _opened(data: bytes, name: str, limits: Limits) -> Iterator[Image]:
             ) from None
         except pillow.UnidentifiedImageError:
             raise IntakeError(
-                f"{shown(name)} is not a readable PNG, JPEG, WebP or BMP image; it is {kind_of(data[:HEAD_BYTES])}.",
+                f"{shown(name)} is not a readable PNG, JPEG, WebP, BMP or PPM image; it is {kind_of(data[:HEAD_BYTES])}.",
                 "Take it out of the archive, or convert it.",
             ) from None
         except Exception as error:  # decoders of untrusted bytes raise anything
@@ -177,12 +238,12 @@ def _turned(image: Image, orientation: int) -> Image:
     return image.transpose(turns[orientation]) if orientation in turns else image
 
 
-def _eight_bit(image: Image) -> Image:
-    """16-bit grey to 8-bit grey, by scale: convert() would clip everything above 255."""
-    from PIL import Image as pillow
-
-    wide = np.clip(np.asarray(image).astype(np.int32), 0, 65535)
-    return pillow.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
+def _turned_array(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """The same as ``_turned``, of pixels (H, W, C)."""
+    if orientation in _SIDEWAYS:
+        array = array.transpose(1, 0, 2)
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+    return np.flip(array, flips[orientation]) if orientation in flips else array
 
 
 def _resized(image: Image, size: ImageSize) -> Image:

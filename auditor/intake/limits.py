@@ -36,6 +36,11 @@ class Limits(BaseModel):
         256 * MIB, gt=0, description="Size of one image file, an uncompressed one of image_pixels."
     )
     image_pixels: int = Field(50_000_000, gt=0, description="Pixels of one image: 200 MB when decoded with alpha.")
+    row_bytes: int = Field(
+        64 * MIB,
+        gt=0,
+        description="Size of one image of an array: 4,700 x 4,700 pixels of three bytes, 1,600 x 1,600 of 24.",
+    )
     samples: int = Field(10_000_000, gt=0, description="Images of a data set; labels and hashes are kept in memory.")
     classes: int = Field(100_000, gt=0, description="Classes of a data set, the most that an architecture may have.")
     tensors: int = Field(

@@ -57,6 +57,8 @@ def kind_of(head: bytes) -> str:
         return "a tar archive"
     if is_pickle(head):
         return "a Python pickle"
+    if head[:1] == b"P" and head[1:2].isdigit() and head[2:3].isspace():
+        return "a PBM, PGM or PPM image"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg", b"<head")):
         return "a web page (HTML, XML or SVG)"

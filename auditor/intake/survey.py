@@ -12,12 +12,19 @@ from numpy.typing import NDArray
 
 from auditor.errors import IntakeError
 from auditor.intake.limits import Limits
+from auditor.intake.reading import LARGEST
 from auditor.intake.wording import counted, listed, shown, size_text
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 BATCH_BYTES = 8 * 1024 * 1024
 """Pixels in memory at a time."""
+
+_PIECE_PIXELS = 1 << 20
+"""Pixels of an image that are looked at in one go."""
+
+_DARK = 16
+"""Brightest pixel, of 255, up to which a whole data set is rather scaled wrongly than dark."""
 
 _UNBALANCED = 20
 """Largest class over smallest class from which accuracy is mostly that of the largest."""
@@ -37,6 +44,9 @@ class Samples:
     class_names: tuple[str, ...] | None
     names: list[str] | None
     batches: Iterator[Pixels]
+    labels_from: Literal["integers", "names", "numbers"]
+    rescalable: bool = False
+    """Whether another value than 255 can be made white."""
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -80,25 +90,44 @@ class Survey:
         self._hashes = np.zeros(samples.shape[0], np.uint64)
         self._constant = 0
         self._first_constant = 0
+        self._brightest = 0.0
 
     def watch(self) -> Iterator[Pixels]:
-        """The batches themselves, looked at on the way."""
+        """The batches themselves, looked at on the way, image by image and in pieces."""
         position = 0
         for batch in self._samples.batches:
-            flat = batch.reshape(len(batch), -1, batch.shape[-1])
-            constant = (flat == flat[:, :1]).all(axis=(1, 2))
-            if self._constant == 0 and constant.any():
-                self._first_constant = position + int(constant.argmax())
-            self._constant += int(constant.sum())
-            for row in np.ascontiguousarray(flat):
-                digest = hashlib.blake2b(row.data, digest_size=8).digest()
-                self._hashes[position] = int.from_bytes(digest, "little")
+            for image in batch:
+                flat = image.reshape(-1, image.shape[-1])
+                constant, digest = True, hashlib.blake2b(digest_size=8)
+                for start in range(0, len(flat), _PIECE_PIXELS):
+                    piece = np.ascontiguousarray(flat[start : start + _PIECE_PIXELS])
+                    constant = constant and bool((piece == flat[0]).all())
+                    self._brightest = max(self._brightest, float(piece.max()))
+                    digest.update(piece.data)
+                if constant and self._constant == 0:
+                    self._first_constant = position
+                self._constant += constant
+                self._hashes[position] = int.from_bytes(digest.digest(), "little")
                 position += 1
             yield batch
+            del batch, image, flat, piece  # the next ones may be as large
 
     def warnings(self) -> list[str]:
         """Doubts about the images and the labels, one sentence each; call it after the last batch."""
-        return [*self._samples.warnings, *self._image_warnings(), *self._class_warnings()]
+        return [*self._samples.warnings, *self._dark_warning(), *self._image_warnings(), *self._class_warnings()]
+
+    def _dark_warning(self) -> Iterator[str]:
+        """All images nearly black: scaled twice, or saved as integers when they were in [0, 1]."""
+        whole = 255 if self._samples.dtype == "uint8" else 1
+        if self._samples.warnings or not 0 < self._brightest <= _DARK * whole / 255:
+            return
+        remedy = (
+            f"If white is {self._brightest:g}, add the data set again with {LARGEST.format(int(self._brightest))}."
+            if self._samples.rescalable
+            else f"Save them anew, with white as {whole}."
+        )
+        brightest = f"{self._brightest:.3g} of {whole}"
+        yield f"The brightest pixel of all images is {brightest}: they are nearly black, as if they were scaled twice. {remedy}"
 
     def _image_warnings(self) -> Iterator[str]:
         if self._constant:

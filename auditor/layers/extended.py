@@ -62,7 +62,7 @@ class Extended(Architecture):
     def build(self) -> nn.Module:
         """See Architecture.build."""
         network = self.base.model_copy(update=frame_of(self)).build()
-        self.extend(Classifier(network, input_shape=self.input_shape, num_classes=self.num_classes))
+        self.extend(Classifier(network, input_shape=self.input_shape, num_classes=self.num_classes, copy=False))
         return network.requires_grad_(True).train()
 
     def describe(self) -> str:

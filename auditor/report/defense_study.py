@@ -45,6 +45,7 @@ def _method(study: DefenseStudy) -> Section:
         "fitted on": learnt,
         "evaluated on": f"{len(evaluation.samples)} of {study.dataset.samples} samples of {study.dataset.name} "
         f"(SHA-256 {study.dataset.sha256})",
+        **({"how the data was read": " ".join(study.dataset.notes)} if study.dataset.notes else {}),
         "threat model": str(evaluation.threat),
         "the defense moves an image by (root mean square)": f"{study.size:.3g}",
         **study.versions,

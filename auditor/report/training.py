@@ -77,6 +77,7 @@ def outcome(result: TrainingResult) -> tuple[AnyBlock, ...]:
             )
         ),
         *(Text(text=flag.text, tone=TONES[flag.severity]) for flag in result.flags),
+        *(Text(text=note, tone="note") for note in result.notes),
         *_before_and_after(result),
         _cost(result),
     )

@@ -106,7 +106,7 @@ def test_a_saturated_sigmoid_withholds_the_headline_in_every_form(
     severe = {check.kind for check in result.checks if check.status == "severe"}
     assert {"blind_gradients", "unavailable_gradients", "random_noise_weaker"} <= severe
     assert "no better than chance" not in {flag.name for flag in result.flags}
-    rate = f"{100 * (result.robust_accuracy(result.spec.threats[0]).value or 0):.1f} %"
+    rate = f"{100 * (result.robust_accuracy(result.spec.threats[0]).measured().value or 0):.1f} %"
 
     shown = printed(capsys, monkeypatch, "audit", "show", job[:8])
     assert "Robust accuracy is not established" in shown

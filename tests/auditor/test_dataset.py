@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file
 
 from auditor.dataset import ImageDataset, write_dataset
-from auditor.errors import IntakeError, MismatchError
+from auditor.errors import IntakeError
 from tests.nets import random_images
 
 IMAGES = random_images(23)
@@ -74,7 +74,7 @@ def test_images_that_end_early_are_refused(tmp_path: Path) -> None:
 
 
 def test_images_and_labels_must_be_as_many() -> None:
-    with pytest.raises(MismatchError, match="N labels"):
+    with pytest.raises(IntakeError, match="N labels"):
         ImageDataset(IMAGES, LABELS[:3])
 
 

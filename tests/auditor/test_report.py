@@ -41,7 +41,7 @@ def result() -> AuditResult:
     classifier = small_classifier()
     data = labelled(classifier, n=60)
     classifier.name = HOSTILE
-    classifier.class_names = tuple(f"{HOSTILE} {index}" for index in range(5))
+    data.class_names = classifier.class_names = tuple(f"{HOSTILE} {index}" for index in range(5))
     return audited(classifier, data)
 
 

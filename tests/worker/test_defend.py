@@ -256,9 +256,13 @@ def test_data_that_does_not_fit_is_refused_at_once(world: World, how: str) -> No
     before = len(world.client.jobs())
     with world.client.database.write() as session:
         dataset = world.client.dataset("random")
-        dataset.manifest = dataset.manifest | ({"shape": [1, 28, 28]} if how == "shape" else {"num_classes": 9})
+        dataset.manifest = dataset.manifest | (
+            {"shape": [1, 28, 28]}
+            if how == "shape"
+            else {"num_classes": 9, "class_names": None, "class_counts": [12] * 9}
+        )
         session.merge(dataset)
-    said = "takes images of 3x6x6" if how == "shape" else "has 9 classes, the model only 5"
+    said = "takes images of 3x6x6" if how == "shape" else "labels from 0 to 8, the model only 5 classes"
     with pytest.raises(MismatchError, match=said):
         world.client.fit_defense("tiny", fit_spec(), "random")
     with pytest.raises(MismatchError, match=said):

@@ -37,4 +37,5 @@ class FitDefenseJob(Job):
         made = stored(self.fit, fitted, self.name, self.model_id, self.dataset_id, context.blobs)
         content = json.dumps({"spec": made.spec, "sha256": made.content, **made.manifest})
         summary = {"defense": self.fit.title, "samples": fitted.lineage.count, "sha256": made.content}
+        summary["flags"] = [flag.severity for flag in fitted.flags]
         return Output(content.encode(), summary, defense=made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from auditor.metrics import Rate
+from auditor.metrics import Rate, WithheldRate
 from auditor.report.blocks import AnyBlock, Figure, Section
 from auditor.report.section import ReportSection
 from auditor.result import AuditResult
@@ -58,6 +58,12 @@ def curve_rows(result: AuditResult, threat: ThreatModel, series: str) -> list[di
     points: list[tuple[float, str, Rate]] = [(0.0, "0 (clean)", result.clean_accuracy)]
     points += [(item.epsilon, show_epsilon(item.epsilon), rate) for item, rate in result.curve(threat)]
     return [
-        {"x": epsilon * _scale(threat), "label": label, "series": series, **rate.model_dump(exclude={"hits"})}
+        {
+            "x": epsilon * _scale(threat),
+            "label": label,
+            "series": series,
+            **rate.measured().model_dump(exclude={"hits"}),
+        }
+        | ({"established": "no"} if isinstance(rate, WithheldRate) else {})
         for epsilon, label, rate in points
     ]

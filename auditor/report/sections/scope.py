@@ -25,9 +25,11 @@ class Scope(ReportSection):
             "Parameters": f"{model.parameters:,}".replace(",", " "),
             "Input": f"{' x '.join(map(str, model.input_shape))} (channels, height, width), pixels in [0, 1]",
             "Normalisation (declared)": str(Normalization.model_validate(model.normalization)),
+            **({"How it was measured": " ".join(model.notes)} if model.notes else {}),
             "Classes": model.num_classes,
             "Data set": data.name,
             "Data (SHA-256)": data.sha256 or "not stored",
+            **({"How the data was read": " ".join(data.notes)} if data.notes else {}),
             "Samples audited": f"{len(result.samples)} of {data.samples}, drawn by seed {result.spec.seed}",
             "Clean accuracy": str(result.clean_accuracy),
         }

@@ -48,7 +48,7 @@ def test_masked_gradients_are_caught(sample: tuple[Classifier, ImageDataset], wr
     """True robust accuracy of the plain network is 0 here; under masked gradients the attacks leave most of it standing."""
     classifier, data = sample
     result = audit.run(AuditSpec.load(SPEC | {"attacks": attacks}), around(classifier, wrapper), data)
-    assert (result.robust_accuracy(result.spec.threats[0]).value or 0) > 0.6
+    assert (result.robust_accuracy(result.spec.threats[0]).measured().value or 0) > 0.6
     assert flagged(result).items() >= {
         "blind_gradients": "severe", "unavailable_gradients": "severe", "random_noise_weaker": "severe",
     }.items()  # fmt: skip
@@ -71,7 +71,7 @@ def test_random_noise_called_pgd_is_caught(
 
 def withheld_everywhere(result: AuditResult) -> None:
     """In the result, its JSON, its summary, the report, and in a comparison."""
-    rate = str(result.robust_accuracy(result.spec.threats[0]))
+    rate = str(result.robust_accuracy(result.spec.threats[0]).measured())
     assert result.headline_withheld
     stored = json.loads(result.model_dump_json())
     assert stored["headlines"][0]["robust_accuracy"] is None

@@ -17,6 +17,7 @@ from auditor.architecture import Architecture
 from auditor.dataset import ImageDataset
 from auditor.errors import IntakeError
 from auditor.intake.datasets import DatasetManifest, take_dataset
+from auditor.intake.reading import Reading
 from auditor.intake.weights import ModelManifest, take_model
 
 
@@ -61,7 +62,10 @@ class Door:
         )
 
     def dataset(self, content: bytes, filename: str = "data.npz", **options: Any) -> DatasetManifest:
-        return take_dataset(self.put(content, filename), filename, self.destination, **options)
+        limits = options.pop("limits", None)
+        return take_dataset(
+            self.put(content, filename), filename, self.destination, reading=Reading(**options), limits=limits
+        )
 
     def refuse_model(self, content: bytes, *words: str, **options: Any) -> IntakeError:
         return self._refuse(lambda: self.model(content, **options), words)
@@ -80,6 +84,7 @@ class Door:
         return np.asarray(ImageDataset.open(self.destination)._images)
 
     def _refuse(self, act: Callable[[], object], words: tuple[str, ...]) -> IntakeError:
+        self.destination.unlink(missing_ok=True)
         with pytest.raises(IntakeError) as caught:
             act()
         error = caught.value

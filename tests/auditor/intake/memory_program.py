@@ -16,7 +16,9 @@ from test_intake_hostile_weights import Call, Stored, archive, legacy, pickled, 
 
 from auditor.errors import IntakeError
 from auditor.intake.datasets import take_dataset
+from auditor.intake.images import ImageSize
 from auditor.intake.limits import GIB, Limits
+from auditor.intake.reading import Reading
 from auditor.intake.weights import take_model
 
 folder = Path(sys.argv[1])
@@ -110,6 +112,22 @@ Image.new("RGB", (8, 8)).save(stream := io.BytesIO(), "PNG", pnginfo=info)
 with zipfile.ZipFile(source, "w") as file:
     file.writestr("cat/1.png", stream.getvalue())
 attempt("zTXt bomb", None, take_dataset)
+
+# A kilobyte of a picture that is 50 megapixels of one colour: it is in memory once as its file holds it, once as it is stored.
+# Pillow takes four bytes for a pixel of three channels, and for one of 16 bits.
+LARGE, EDGE = 450, 7000
+for mode, kind in (("L", "PNG"), ("P", "PNG"), ("RGB", "PNG"), ("RGBA", "PNG"), ("I;16", "PNG"), ("CMYK", "JPEG")):
+    image = Image.new(mode, (EDGE, EDGE))
+    image.putpixel((0, 0), (1, 2, 3, 4)[: len(image.getbands())] if len(image.getbands()) > 1 else 1)
+    image.save(stream := io.BytesIO(), kind)
+    del image
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("cat/1.png", stream.getvalue())
+        file.writestr("dog/1.png", stream.getvalue())
+    attempt(f"{mode} {kind} of {source.stat().st_size >> 10} KiB", None, take_dataset, refused=False, most=LARGE)
+    small = Reading(size=ImageSize(height=32, width=32))
+    attempt(f"{mode} {kind}, resized", None, take_dataset, refused=False, most=LARGE, reading=small)
+    stored.unlink()
 
 # Honest and large: 400 MB of pixels pass through.
 rows = np.random.default_rng(0).random((100, 64, 64, 3)).tobytes()

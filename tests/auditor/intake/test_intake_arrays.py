@@ -210,7 +210,8 @@ def test_images_without_pixels(door, shape):
 
 @pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64", "S3", "U3", "M8[s]"])
 def test_pixels_of_another_type(door, dtype):
-    door.refuse_dataset(good(images=np.zeros((30, 8, 8, 3), dtype)), "expected uint8", "astype('uint8')")
+    hint = "astype('uint8')" if np.dtype(dtype).kind in "biu" else "Save the pixels as numbers"
+    door.refuse_dataset(good(images=np.zeros((30, 8, 8, 3), dtype)), "expected uint8", hint)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -218,7 +219,7 @@ def test_pixels_that_are_no_numbers(door, value):
     images = RNG.random((30, 8, 6, 3))
     images[[2, 5, 7, 8, 9, 20], 3, 3, 0] = value
     # Six images, of which the first five are named.
-    door.refuse_dataset(good(images=images), "'images'", "NaN or infinite pixels in 6 images (#2, #5, #7, #8, #9)")
+    door.refuse_dataset(good(images=images), "'images'", "NaN or infinite pixels in 6 images (#2, #5, #7, #8, #9, ...)")
 
 
 @pytest.mark.parametrize(
@@ -239,16 +240,81 @@ def test_pixels_out_of_range(door, low, high, hint, monkeypatch):
         (LABELS - 1, "10 labels that are negative (#0 is -1, #3 is -1, #6 is -1, #9 is -1, #12 is -1)"),
         (np.where(LABELS == 2, 100_000, LABELS), "10 labels that are 100,000 or more (#2 is 100000"),
         (np.full(30, 2**64 - 1, np.uint64), "30 labels that are 100,000 or more"),
-        (LABELS.astype(float), "float64 (#0 is 0.0, #1 is 1.0, #2 is 2.0, #3 is 0.0, #4 is 1.0); expected integers"),
-        (LABELS.astype(bool), "bool"),
-        (np.array(["cat"] * 30), "str96 (#0 is cat"),
+        (LABELS + 0.7, "30 labels that are not whole numbers (#0 is 0.7, #1 is 1.7, #2 is 2.7, #3 is 0.7, #4 is 1.7)"),
+        (np.where(LABELS, np.nan, 1.0), "20 labels that are not whole numbers (#1 is nan"),
+        (LABELS.astype("M8[s]"), "datetime64[s]"),
+        (np.array([b"\xff"] * 30), "not valid UTF-8"),
         (LABELS[:-1], "29 labels for 30 images"),
-        (np.eye(3, dtype=int)[LABELS], "the shape 30x3; expected one integer per image"),
+        (np.array([["a", "b"]] * 30), "the shape 30x2"),
         (np.int64(3), "the shape scalar"),
+        (np.zeros((30, 2, 2), int), "the shape 30x2x2"),
+        (
+            np.where(LABELS == 1, 100_000, LABELS - 1),
+            "10 labels that are negative (#0 is -1, #3 is -1, #6 is -1, #9 is -1, #12 is -1) and 10 labels that are 100,000 or",
+        ),
     ],
 )
 def test_labels_that_are_none(door, labels, words):
     door.refuse_dataset(good(labels=labels), "'labels'", words)
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (LABELS.astype(float), "'labels' has the type float64; its whole numbers were taken as labels."),
+        (LABELS == 2, "false is class 0, true is class 1"),
+        (np.eye(3, dtype=int)[LABELS], "'labels' has the shape 30x3 and marks one class in each row"),
+        (np.eye(3)[LABELS], "'labels' has the shape 30x3 and marks one class in each row"),
+        (NAMES[LABELS], "they became classes in sorted order ('cat', 'dog', 'été')"),
+        (np.char.encode(NAMES, "utf-8")[LABELS], "they became classes in sorted order ('cat', 'dog', 'été')"),
+        (NAMES[LABELS][:, None], "they became classes in sorted order ('cat', 'dog', 'été')"),
+        (np.array(["0", "1", "10"])[LABELS], "they are the numbers of the classes ('0', '1', '10')"),
+    ],
+)
+def test_labels_of_other_kinds_are_read_and_said(door, labels, note):
+    manifest = door.dataset(good(labels=labels))
+    expected = np.where(LABELS == 2, 10, LABELS) if "numbers of" in note else LABELS == 2 if "false" in note else LABELS
+    np.testing.assert_array_equal(ImageDataset.open(door.destination).labels, expected)
+    assert note in " ".join(manifest.notes)
+    assert manifest.class_names == (("cat", "dog", "été") if "sorted" in note else manifest.class_names)
+
+
+def test_names_as_labels_are_looked_up_in_the_class_names(door):
+    names = np.array(["été", "cat", "dog"])
+    door.dataset(good(labels=NAMES[LABELS], class_names=names))
+    np.testing.assert_array_equal(ImageDataset.open(door.destination).labels, np.array([1, 2, 0])[LABELS])
+    error = door.refuse_dataset(
+        good(labels=NAMES[LABELS], class_names=names[1:]), "1 name that the class names lack: 'été'"
+    )
+    assert "leave the class names out" in error.hint
+    door.dataset(good(labels=NAMES[LABELS]))  # the remedy
+
+
+def test_labels_that_count_from_one(door):
+    error = door.refuse_dataset(good(labels=LABELS + 1, class_names=NAMES), "10 labels that are 3 or more")
+    assert "--first-label 1" in error.hint
+    for changes in ({}, {"class_names": NAMES}):
+        manifest = door.dataset(good(labels=LABELS + 1, **changes), first_label=1)
+        np.testing.assert_array_equal(ImageDataset.open(door.destination).labels, LABELS)
+        assert manifest.num_classes == 3
+    door.refuse_dataset(good(), "10 labels that are below 1 (#0 is 0", "expected 1 to", first_label=1)
+
+
+def test_several_labels_for_an_image(door):
+    labels = np.eye(3, dtype=int)[LABELS]
+    labels[4], labels[7], labels[8] = [1, 1, 0], 0, 0
+    error = door.refuse_dataset(
+        good(labels=labels), "several labels for an image (1 image with several, 2 images with none)"
+    )
+    assert "argmax(1)" in error.hint
+    keep = (labels != 0).sum(1) == 1  # the remedy
+    assert door.dataset(npz(images=IMAGES[keep], labels=labels[keep].argmax(1))).samples == 27
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 30)
+    assert (
+        door.refuse_dataset(good(labels=shares), "several labels").hint
+        == "They look like probabilities: save labels.argmax(1)."
+    )
+    assert door.dataset(good(labels=shares.argmax(1))).samples == 30
 
 
 def test_labels_beyond_the_class_names(door):

@@ -92,11 +92,47 @@ def test_empty_classes(door, zipped):
     assert manifest.warnings == ("1 class has no images: 'eel'.",)
 
 
-def test_numbers_as_folders_are_sorted_as_text(door, zipped):
-    manifest = door.dataset(zipped({f"{i}/1.png": encoded(pixels()) for i in range(11)}))
+def labels_of(door):
+    return dict(
+        zip(ImageDataset.open(door.destination).sample_names, ImageDataset.open(door.destination).labels, strict=True)
+    )
+
+
+def test_a_folder_called_by_a_number_is_that_class(door, zipped):
+    files = {f"{i}/1.png": encoded(pixels()) for i in (0, 10, 2, 1, 4)}
+    manifest = door.dataset(zipped(files))
+    assert labels_of(door) == {"0/1.png": 0, "1/1.png": 1, "2/1.png": 2, "4/1.png": 4, "10/1.png": 10}
+    assert manifest.class_names == tuple(map(str, range(11)))
+    assert manifest.class_counts == (1, 1, 1, 0, 1, 0, 0, 0, 0, 0, 1)
+    assert manifest.warnings == ("6 classes have no images: '3', '5', '6', '7', '8', ....",)
+    assert manifest.labels_from == "numbers"
+    door.dataset(zipped({f"{i:03}/1.png": encoded(pixels()) for i in (0, 10, 2)}))
+    assert labels_of(door) == {"000/1.png": 0, "002/1.png": 2, "010/1.png": 10}
+
+
+def test_folders_may_count_from_one(door, zipped):
+    files = {f"{i}/1.png": encoded(pixels()) for i in range(1, 11)}
+    assert door.dataset(zipped(files)).num_classes == 11
+    manifest = door.dataset(zipped(files), first_label=1)
+    assert labels_of(door) == {f"{i}/1.png": i - 1 for i in range(1, 11)}
+    assert (manifest.num_classes, manifest.class_names[0], manifest.warnings) == (10, "1", ())
+    error = door.refuse_dataset(
+        zipped({f"{i}/1.png": encoded(pixels()) for i in range(3)}), "'0' lies before", first_label=1
+    )
+    assert error.hint == "Let the labels count from 0."
+
+
+def test_folders_called_by_numbers_may_be_sorted_as_text(door, zipped):
+    manifest = door.dataset(zipped({f"{i}/1.png": encoded(pixels()) for i in range(11)}), folders="sorted")
     assert manifest.class_names[:3] == ("0", "1", "10")
+    assert labels_of(door)["10/1.png"] == 2
     assert "sorted as text, as torchvision does: class 2 is the folder '10'" in manifest.warnings[0]
-    assert door.dataset(zipped({f"{i:02}/1.png": encoded(pixels()) for i in range(11)})).warnings == ()
+
+
+@pytest.mark.parametrize("names", [("1440764", "1443537"), ("01", "1"), ("1", "a"), ("-1", "2"), ("１", "２")])
+def test_names_that_are_not_the_numbers_of_classes_are_sorted(door, zipped, names):
+    manifest = door.dataset(zipped({f"{name}/1.png": encoded(pixels()) for name in names}))
+    assert (manifest.class_names, manifest.labels_from) == (tuple(sorted(names)), "names")
 
 
 @pytest.mark.parametrize(

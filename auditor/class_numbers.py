@@ -1,0 +1,21 @@
+"""Class names that are numbers: the number of the class, wherever labels are made of names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+MOST_CLASSES = 100_000
+"""A class name that is a larger number is a name, such as a WordNet id, not the number of a class."""
+
+
+def class_numbers(names: Sequence[str]) -> list[int] | None:
+    """The names as class numbers, or None where they are not all numbers, each another one, below MOST_CLASSES."""
+    if not names or not all(name.isascii() and name.isdecimal() for name in names):
+        return None
+    numbers = [int(name) for name in names]
+    return numbers if len(set(numbers)) == len(numbers) and max(numbers) < MOST_CLASSES else None
+
+
+def number_names(numbers: Sequence[int]) -> tuple[str, ...]:
+    """A name for every class up to the largest number: the number itself."""
+    return tuple(map(str, range(max(numbers) + 1)))

@@ -1,0 +1,83 @@
+"""What errors about data sets name as a remedy is there: on the command line, and on the page under that label."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import streamlit as st
+import typer.main
+
+import auditor
+from app.commands.datasets import app as datasets
+from tests.app.test_pages import opened
+from tests.worker.world import make_world
+from worker.settings import Settings
+
+SOURCES = [*(Path(auditor.__file__).parent / "intake").glob("*.py"), Path(auditor.__file__).with_name("class_match.py")]
+
+
+def remedies() -> tuple[set[str], set[str]]:
+    """The options and the labels of the page that texts of the intake name."""
+    texts = [
+        node.value
+        for source in SOURCES
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    found = " ".join(texts)
+    return set(re.findall(r"--[a-z][a-z-]+", found)), set(re.findall(r"'([A-Z][a-z -]+)' on the page", found))
+
+
+def test_options_and_labels_that_errors_name_exist(settings: Settings) -> None:
+    options, labels = remedies()
+    assert {
+        "--resize",
+        "--crop",
+        "--channels",
+        "--layout",
+        "--largest-value",
+        "--first-label",
+        "--leave-out",
+    } <= options
+    command = typer.main.get_command(datasets)
+    known = {name for parameter in command.commands["add"].params for name in parameter.opts}  # type: ignore[attr-defined]
+    assert options <= known
+    st.cache_resource.clear()
+    make_world(settings)
+    page = opened("datasets")
+    shown = {
+        item.label for kind in ("selectbox", "number_input", "checkbox", "text_input") for item in getattr(page, kind)
+    }
+    assert len(labels) >= 5
+    assert labels <= shown
+
+
+@pytest.mark.parametrize("options", [["--leave-out", "--largest-value", "4095"]])
+def test_the_command_line_reads_as_it_is_told(
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+) -> None:
+    import io
+    import zipfile
+
+    import numpy as np
+    from PIL import Image
+
+    from tests.app.test_withheld import printed
+
+    twelve = (np.arange(64).reshape(8, 8) * 65).astype("uint16")
+    Image.fromarray(twelve).save(stream := io.BytesIO(), "PNG")
+    with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+        for name in ("a/1.png", "b/1.png"):
+            archive.writestr(name, stream.getvalue())
+        archive.writestr("b/2.gif", b"GIF89a" + bytes(50))
+    said = " ".join(printed(capsys, monkeypatch, "datasets", "add", str(tmp_path / "scans.zip"), *options).split())
+    assert "Added data set scans" in said
+    assert "1 of 3 files was left out, since it cannot be used: 'b/2.gif'." in said
+    assert "2 images of 16 bits scaled so that 4,095 is white, as asked." in said
