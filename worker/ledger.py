@@ -90,9 +90,9 @@ class Which(NamedTuple):
             chosen.append(JobRow.id.in_(of_it))
         if self.states:
             chosen.append(JobRow.state.in_(self.states))
-        if self.text:
-            begins = JobRow.id.startswith(self.text.lower(), autoescape=True)
-            chosen.append(or_(JobRow.title.icontains(self.text, autoescape=True), begins))
+        if text := self.text.replace("\0", ""):
+            begins = JobRow.id.startswith(text.lower(), autoescape=True)
+            chosen.append(or_(JobRow.title.icontains(text, autoescape=True), begins))
         return and_(true(), *chosen)
 
 
@@ -366,6 +366,8 @@ class Ledger:
 
     def find(self, key: str) -> Sequence[JobRow]:
         """The jobs whose id is ``key``, or begins with it where it has at least four characters."""
+        if not key.isalnum():  # no id, and PostgreSQL takes no zero bytes
+            return []
         begins = JobRow.id.startswith(key.lower(), autoescape=True) if len(key) >= 4 else JobRow.id == key
         with self.database.read() as session:
             return session.scalars(select(JobRow).where(begins).limit(2)).all()

@@ -174,7 +174,9 @@ def test_jobs_are_listed_newest_first_with_their_summaries_and_found_by_the_begi
     assert len(ledger.list(limit=1)) == 1
     assert [row.id for row in ledger.find(jobs[0][:8])] == [jobs[0]]
     assert ledger.find(jobs[0][:3]) == []
-    assert ledger.find("%%%%") == []
+    assert ledger.find("%%%%") == ledger.find("\0\0\0\0") == []
+    assert ledger.counts(Which(text="\0job")) == {"queued": 2, "succeeded": 1}
+    assert ledger.counts(Which(text="%")) == {}
 
 
 def with_checkpoint(ledger: Ledger, grace: float = 5.0) -> tuple[str, Claim]:
