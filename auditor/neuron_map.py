@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +12,7 @@ from auditor.analysis import MeasuredLayer, NeuronMeasure, measures_of
 from auditor.errors import NotFoundError
 from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Table, Text, apart
 from auditor.report.charts import domain_of
+from auditor.report.export import csv_text
 from auditor.result import AuditResult
 
 COLUMNS = 8
@@ -155,15 +154,14 @@ def neuron_blocks(measures: Sequence[NeuronMeasure], name: str, neuron: int) -> 
 
 def as_csv(measure: NeuronMeasure) -> str:
     """Every neuron's value: layer, kind, neuron, value, marked."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["layer", "kind", "neuron", "value", "marked"])
+    rows: list[list[object]] = [["layer", "kind", "neuron", "value", "marked"]]
     for layer in measure.layers:
         marked = set(layer.marked.tolist())
-        for neuron, value in enumerate(layer.values.tolist()):
-            shown = "" if np.isnan(value) else repr(value)
-            table.writerow([layer.name, layer.kind, neuron, shown, int(neuron in marked)])
-    return text.getvalue()
+        rows += [
+            [layer.name, layer.kind, neuron, None if np.isnan(value) else value, int(neuron in marked)]
+            for neuron, value in enumerate(layer.values.tolist())
+        ]
+    return csv_text(rows)
 
 
 def mean_of(layer: MeasuredLayer) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections.abc import Iterable
 
 from auditor.report.blocks import Figure
 from auditor.report.charts import draw
@@ -12,14 +14,31 @@ WIDTH = 760
 """Pixels; a report's column is as wide."""
 
 
+FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How a cell begins that spreadsheets read as a formula (OWASP, CSV injection); some take the full-width signs as well."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
 def as_csv(figure: Figure) -> str:
     """The rows of a figure, one column for each field that any of them has."""
     fields = list(dict.fromkeys(field for row in figure.rows for field in row))
+    return csv_text([fields, *([row.get(field) for field in fields] for row in figure.rows)])
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV, no cell of which a spreadsheet takes for a formula: a text that begins like one gets an apostrophe before it.
+
+    Numbers stay as they are, negative ones too, and so do texts that are nothing but a number.
+    """
     text = io.StringIO()
-    table = csv.DictWriter(text, fields, lineterminator="\n")
-    table.writeheader()
-    table.writerows(figure.rows)
+    csv.writer(text, lineterminator="\n").writerows([_harmless(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(FORMULAS) or NUMBER.fullmatch(cell):
+        return cell
+    return f"'{cell}"
 
 
 def as_svg(figure: Figure) -> str:

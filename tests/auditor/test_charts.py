@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auditor.analysis import MeasuredLayer, NeuronMeasure
+from auditor.neuron_map import as_csv as neurons_csv
 from auditor.report.blocks import Figure
 from auditor.report.charts import CHARTS, OVERLAYING, PICK, domain_of, draw
-from auditor.report.export import as_svg
+from auditor.report.export import as_csv, as_svg
 
 ROW = {
     "x": 1, "series": "all", "value": 0.5, "low": 0.4, "high": 0.6, "n": 9, "layer": "conv1", "depth": 1, "kind": "conv",
@@ -134,3 +139,20 @@ def test_whole_numbers_have_ticks_of_their_own(places: list[float], ticks: list[
     if ticks:
         written = re.findall(r">(\d+)</text>", as_svg(figure).split('aria-label="Y-axis')[0])
         assert [int(number) for number in written] == ticks
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n", "＝"])
+def test_no_cell_of_an_export_is_a_formula(sign: str) -> None:
+    """A spreadsheet runs what begins like a formula; numbers, negative ones too, stay numbers."""
+    hostile = f"{sign}cmd|'/c calc'!A1"
+    rows = ({"layer": hostile, "value": -0.25, hostile: "-1.5e-3"}, {"layer": "+12.5 [9.1, 15.8]", "value": -3})
+    text = as_csv(Figure(chart="lines", title="", rows=rows))
+    read = list(csv.reader(io.StringIO(text, newline="")))
+    assert read == [
+        ["layer", "value", f"'{hostile}"], [f"'{hostile}", "-0.25", "-1.5e-3"], ["'+12.5 [9.1, 15.8]", "-3", ""],
+    ]  # fmt: skip
+    layer = MeasuredLayer(hostile, "conv", np.array([-1.5, np.nan]), np.array([0]))
+    rows_of_neurons = list(
+        csv.reader(io.StringIO(neurons_csv(NeuronMeasure("", "", "", "", "", (layer,))), newline=""))
+    )
+    assert rows_of_neurons[1:] == [[f"'{hostile}", "conv", "0", "-1.5", "1"], [f"'{hostile}", "conv", "1", "", "0"]]
