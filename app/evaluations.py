@@ -84,7 +84,7 @@ def _show_cost(view: DefenseView, dataset: str, spec: StudySpec) -> None:
     cost = client().evaluation_estimate(view.row.id, dataset, spec)
     text = f"At most {cost.passes / cost.samples:,.0f} forward passes of the model for each of {cost.samples:,} images"
     if cost.seconds is not None:
-        text += f", {duration(cost.seconds)} on the machine that vetted it"
+        text += f", about {duration(cost.seconds)} on the machine that vetted it"
     st.caption(plain(f"{text}; images that are fooled early spare much of it, and a defense's own work comes on top."))
 
 
@@ -177,7 +177,8 @@ def _outcomes(known: list[EvaluationView]) -> None:
             {
                 "Evaluation": view.job.id[:8], "Images": plain(view.dataset), "Queued (UTC)": when(view.job.created),
                 "Outcome": plain(
-                    f"at most {rate(view.job.summary['headline'])} against {view.job.summary['threat']}"
+                    f"at most {rate(view.job.summary['headline'])}, n = {view.job.summary['headline']['n']}, within "
+                    f"{view.job.summary['threat']}"
                     if view.job.state == "succeeded" else view.job.state
                 ),
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.commands.show import rate
+from app.commands.show import rate, robustness
 from app.text import plain
 from worker.lineage import Relative
 
@@ -13,7 +13,7 @@ def tree(relatives: list[Relative], current: str) -> None:
     """One row per model, children under their parents; ``current`` is the id of the one that is looked at."""
     widths = [5, 4, 3, 3, 2]
     for column, title in zip(
-        st.columns(widths), ("Model", "Made by", "Clean [95 %]", "Robust [95 %]", ""), strict=True
+        st.columns(widths), ("Model", "Made by", "Clean [95 %]", "Robust accuracy [95 %]", ""), strict=True
     ):
         column.caption(title)
     for one in relatives:
@@ -23,10 +23,7 @@ def tree(relatives: list[Relative], current: str) -> None:
         name.markdown(f"{indent}{shown}")
         made.markdown(plain(one.method or "added"))
         clean.markdown(plain(rate(one.audit.get("clean"))))
-        best = (one.audit.get("robust") or [None])[0]
-        text = "not established" if one.audit.get("withheld") else rate(best)
-        threat = f" {best['threat']}" if best and not one.audit.get("withheld") else ""
-        robust.markdown(plain(f"{text}{threat}"))
+        robust.markdown(plain(robustness(one.audit)))
         if one.audit_id:
             link.page_link("views/result.py", label="Audit", query_params={"audit": one.audit_id})
     st.caption(

@@ -75,7 +75,10 @@ def run(
     dataset, doubts = matched(classifier, dataset)
     for corruption in spec.corruptions:
         corruption.check(dataset.shape[0])
-    audit = _Audit(spec, classifier.to(pick_device(spec.device)), dataset, on_progress, examples)
+    for threat in spec.threats:
+        threat.check(dataset.shape)
+    named = classifier.to(pick_device(spec.device)).named(dataset.class_names)
+    audit = _Audit(spec, named, dataset, on_progress, examples)
     audit.flags += doubts
     return audit.result(model_sha256, architecture, tuple(trained_on))
 

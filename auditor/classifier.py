@@ -241,6 +241,18 @@ class Classifier(nn.Module):
         """Another network behind the same normalisation, for the same images and classes."""
         return self._with(network, self.normalization)
 
+    def named(self, class_names: Sequence[str] | None) -> Classifier:
+        """The same network, and the names that a data set has for its labels where the model has none of its own.
+
+        A class that the data set does not name keeps its number; names for more classes than there are say nothing.
+        """
+        if self.class_names is not None or not class_names or len(class_names) > self.num_classes:
+            return self
+        other = copy.copy(self)
+        rest = range(len(class_names), self.num_classes)
+        other.class_names = (*class_names, *(self.class_name(index) for index in rest))
+        return other
+
     def _with(self, network: nn.Module, normalization: Normalization) -> Classifier:
         other = Classifier(
             network,

@@ -90,14 +90,15 @@ def _differences(
         text = f"The audits hold {len(first.samples)} and {len(second.samples)} samples; compared are the {n} that both used."
         blocks.append(Text(text=text, tone="note"))
     shared = [threat for threat in first.spec.threats if threat in second.spec.threats]
+    alike = first.spec.goal == second.spec.goal
     missing = [threat for audit in (first, second) for threat in audit.spec.threats if threat not in shared]
     if missing:
         text = f"Not compared, since only one audit has it: {', '.join(str(threat) for threat in missing)}."
         blocks.append(Text(text=text, tone="warning"))
-    if first.spec.goal != second.spec.goal or first.spec.attacks != second.spec.attacks:
-        blocks.append(
-            Text(text="The audits used different attacks or goals; the difference shows that, too.", tone="warning")
-        )
+    if not alike:
+        blocks.append(Text(text=f"Robust accuracies are not compared. {_goals(first, second, names)}", tone="warning"))
+    elif first.spec.attacks != second.spec.attacks:
+        blocks.append(Text(text="The audits used different attacks; the difference shows that, too.", tone="warning"))
     withheld = [name for name, audit in zip(names, (first, second), strict=True) if audit.headline_withheld]
     if withheld:
         text = f"Not established: the robust accuracy of {' and '.join(withheld)} is withheld, for a severe doubt."
@@ -106,7 +107,7 @@ def _differences(
     vote = ", majority vote" if either else ""
     rows = [_row(f"clean accuracy{vote}", first.samples.correct[pick_first], second.samples.correct[pick_second])]
     rows += [_mean_row("clean accuracy", first.clean_right[pick_first], second.clean_right[pick_second])] * either
-    for threat in shared if not withheld else ():
+    for threat in shared if alike and not withheld else ():
         pair = first.robust(threat)[pick_first], second.robust(threat)[pick_second]
         rows.append(_row(f"robust accuracy, {threat}{vote}", *pair))
         if either:
@@ -122,6 +123,15 @@ def _differences(
         )
     )
     return Section(key="differences", title="What differs", blocks=tuple(blocks))
+
+
+def _goals(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> str:
+    """Why audits of unlike goals have nothing in common but the samples."""
+    return (
+        f"The attacker's goal is {first.goal} against {names[0]}, and {second.goal} against {names[1]}: one wrong class is "
+        "harder to reach than any, so neither their robust accuracies nor their adversarial images stand on one scale. "
+        "Audit both with the same goal."
+    )
 
 
 def _columns(names: tuple[str, str]) -> tuple[Column, ...]:
@@ -200,24 +210,38 @@ def _curves(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
     for threat in first.spec.threats:
         if any(threat.norm == other.norm for other in second.spec.threats):
             leading.setdefault(threat.norm, threat)
-    figures = tuple(
-        Figure(
-            chart="lines",
-            title=f"Accuracy against {threat.norm.symbol} epsilon"
-            + (" (not established)" if first.headline_withheld or second.headline_withheld else ""),
-            rows=tuple(curve_rows(first, threat, names[0]) + curve_rows(second, threat, names[1])),
-            options=curve_options(threat),
-            reading="Share of each audit's samples that are classified correctly and fooled by no attack within that epsilon, "
-            "with the 95 % Wilson interval.",
+    alike = first.spec.goal == second.spec.goal
+    blocks: list[AnyBlock] = [] if alike or not leading else [Text(text=_goals(first, second, names), tone="warning")]
+    for threat in leading.values():
+        title = f"Accuracy against {threat.norm.symbol} epsilon"
+        rows = [tuple(curve_rows(audit, threat, name)) for audit, name in zip((first, second), names, strict=True)]
+        withheld = [" (not established)" if audit.headline_withheld else "" for audit in (first, second)]
+        parts = (
+            [(f"{title}{max(withheld)}", rows[0] + rows[1])]
+            if alike
+            else [
+                (f"{title}, {name}: {audit.goal}{doubt}", own)
+                for name, audit, doubt, own in zip(names, (first, second), withheld, rows, strict=True)
+            ]
         )
-        for threat in leading.values()
-    )
-    return [Section(key="curves", title="Robust accuracy against epsilon", blocks=figures)] if figures else []
+        blocks += [
+            Figure(
+                chart="lines",
+                title=each,
+                rows=points,
+                options=curve_options(threat),
+                reading="Share of each audit's samples that are classified correctly and fooled by no attack within that "
+                "epsilon, with the 95 % Wilson interval.",
+            )
+            for each, points in parts
+        ]
+    return [Section(key="curves", title="Robust accuracy against epsilon", blocks=tuple(blocks))] if blocks else []
 
 
 def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> list[Section]:
     """The figures of the analyses that both audits ran with the same parameters."""
     sections = []
+    alike = first.spec.goal == second.spec.goal  # else the twins that analyses look at are of different kinds
     own = sections_of(first.findings)
     for key, finding in keyed(first.findings).items():
         twin = next(
@@ -231,10 +255,11 @@ def _layers(first: AuditResult, second: AuditResult, names: tuple[str, str]) -> 
             figure
             for title, one in figures[0].items()
             if title in figures[1]
-            for figure in together(one, figures[1][title], names)
+            for figure in together(one, figures[1][title], names, overlay=alike)
         )
         if blocks:
-            sections.append(Section(key=key, title=pages[0].title, blocks=blocks))
+            warned = () if alike else (Text(text=_goals(first, second, names), tone="warning"),)
+            sections.append(Section(key=key, title=pages[0].title, blocks=(*warned, *blocks)))
     return sections
 
 
@@ -243,8 +268,14 @@ def _by_title(section: Section) -> dict[str, Figure]:
     return dict(zip(apart(figure.title for figure in figures), figures, strict=True))
 
 
-def together(one: Figure, other: Figure, names: tuple[str, str]) -> tuple[Figure, ...]:
-    """Both figures in one, or one after the other where a chart shows a single model; on the same scale either way."""
+def together(one: Figure, other: Figure, names: tuple[str, str], *, overlay: bool = True) -> tuple[Figure, ...]:
+    """Both figures in one, or one after the other where a chart shows a single model, on the same scale either way; without
+    ``overlay``, for two that are not of the same thing, always one after the other and each on its own scale."""
+    if not overlay:
+        return tuple(
+            figure.model_copy(update={"title": f"{figure.title} ({name})", "select": ""})
+            for name, figure in zip(names, (one, other), strict=True)
+        )
     if one.chart in OVERLAYING:
         return (_overlaid(one, other, names),)
     values = [row["value"] for figure in (one, other) for row in figure.rows if row.get("value") is not None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -202,3 +202,8 @@ class Targeted(BaseModel):
 
 
 Goal = Annotated[Untargeted | Targeted, Field(discriminator="kind")]
+
+
+def goal_of(data: object) -> Goal:
+    """From plain data; nothing at all is the untargeted goal."""
+    return TypeAdapter[Goal](Goal).validate_python(data or {"kind": "untargeted"})

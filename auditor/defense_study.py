@@ -155,6 +155,7 @@ def study(
     network misbehaves or no sample is left.
     """
     dataset, match = matched(classifier, dataset)
+    spec.evaluation.threat.check(dataset.shape)
     started, began = datetime.now(UTC), time.perf_counter()
     run = _Study(spec, classifier.to(pick_device(spec.device)), prepared, dataset, folder, on_checkpoint)
     plan = run.plan()

@@ -23,6 +23,7 @@ from auditor.learning.passes import Passes
 from auditor.learning.trainee import Trainee
 from auditor.progress import OnProgress, no_progress
 from auditor.randomness import BatchRandom
+from auditor.threat import ThreatModel
 
 Memory = Mapping[str, Tensor]
 """What a method has found out and goes by (chosen neurons, ...): tensors by name, kept with every checkpoint."""
@@ -95,6 +96,11 @@ class Hardening(Capability):
     @property
     def attacked_at(self) -> float | None:
         """The epsilon that the training attacks with; None where it does not attack."""
+        return None if self.attacks_within is None else self.attacks_within.epsilon
+
+    @property
+    def attacks_within(self) -> ThreatModel | None:
+        """The ball that the training attacks in; None where it does not attack."""
         return None
 
     @property

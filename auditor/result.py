@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, computed_field, model_validator
 from auditor.analysis import Finding
 from auditor.audit_spec import AuditSpec
 from auditor.classifier import named_class
+from auditor.criterion import Targeted
 from auditor.flag import Flag, Verdict
 from auditor.metrics import Rate
 from auditor.records import AttackRecord, CorruptionRecord, known_fooled, worst_case
@@ -141,6 +142,17 @@ class AuditResult(_Data):
         return self.samples.correct.astype(np.float64) if right is None else np.array(right, np.float64)
 
     @property
+    def goal(self) -> str:
+        """What the attacker wants, a fixed target class by its name."""
+        goal, model = self.spec.goal, self.provenance.model
+        number = goal.target_class if isinstance(goal, Targeted) else None
+        return (
+            f"targeted ({model.class_name(number)})"
+            if isinstance(number, int) and number < model.num_classes
+            else str(goal)
+        )
+
+    @property
     def clean_accuracy(self) -> Rate:
         return self.rate(self.clean_right)
 
@@ -230,10 +242,23 @@ class AuditResult(_Data):
     @model_validator(mode="before")
     @classmethod
     def _derive_anew(cls, data: Any) -> Any:
-        """What a file says of derived values is not read. An older file's specification asked for less than today's defaults."""
+        """What a file says of derived values is not read. An older file's specification asked for less than today's defaults, and
+        where its model had no names for its classes, it did not take the data set's."""
         if not isinstance(data, dict):
             return data
         data = {name: value for name, value in data.items() if name not in cls.model_computed_fields}
         if isinstance(data.get("spec"), dict):
             data["spec"] = LATER | data["spec"]
+        if isinstance(data.get("provenance"), dict):
+            data["provenance"] = _named(data["provenance"])
         return data
+
+
+def _named(provenance: dict[str, Any]) -> dict[str, Any]:
+    """As ``Classifier.named`` does today."""
+    model, names = provenance.get("model"), (provenance.get("dataset") or {}).get("class_names")
+    if not isinstance(model, dict) or model.get("class_names") is not None or not names:
+        return provenance
+    classes = int(model.get("num_classes", 0))
+    named = [*names, *(f"class {index}" for index in range(len(names), classes))]
+    return provenance | {"model": model | {"class_names": named}} if len(named) == classes else provenance

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from auditor.errors import SpecError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -39,7 +41,8 @@ def parse_epsilon(value: Any) -> Any:
     """``"8/255"`` -> 0.03137...; everything else is left to pydantic."""
     if isinstance(value, str) and "/" in value:
         try:
-            return float(Fraction(value.replace(" ", "")))
+            above, below = value.split("/")
+            return float(Fraction(above.strip()) / Fraction(below.strip()))
         except (ValueError, ZeroDivisionError):
             raise ValueError(f"expected a number or a fraction such as 8/255, got {value!r}") from None
     return value
@@ -75,6 +78,19 @@ class ThreatModel(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.norm.symbol} ε = {show_epsilon(self.epsilon)}"
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Raises SpecError where no two images of this shape, (C, H, W), are so far apart."""
+        largest = self.norm.largest(shape)
+        if self.epsilon <= largest * (1 + 1e-9):
+            return
+        unit = "changed pixels" if self.norm is Norm.L0 else "for pixels in [0, 1]"
+        levels = self.norm is not Norm.L0 and self.epsilon / 255 <= largest
+        raise SpecError(
+            f"epsilon: expected at most {largest:.6g} in {self.norm.symbol} ({unit}), got {self.epsilon:.6g}: no two images of "
+            f"{'x'.join(map(str, shape))} are farther apart.",
+            f"Did you mean {self.epsilon:.6g}/255?" if levels else f"Give a number up to {largest:.6g}.",
+        )
 
     def ball(self, like: Tensor) -> Ball:
         """This ball around each image of a batch."""

@@ -78,6 +78,7 @@ def train(
     no numbers; the error then holds the result up to there. With several processes, a TrainingError also where one of them dies.
     """
     dataset, match = matched(classifier, dataset)
+    spec.check(dataset.shape)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(folder)
     device = pick_device(spec.device)

@@ -120,6 +120,12 @@ class TrainingSpec(BaseModel):
         epsilon = self.validation_epsilon or self.hardening.attacked_at or FALLBACK_EPSILON
         return ThreatModel(norm=Norm(self.validation_norm), epsilon=epsilon)
 
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Raises SpecError where an attack's epsilon is more than images of this shape, (C, H, W), can differ."""
+        self.threat.check(shape)
+        if self.hardening.attacks_within is not None:
+            self.hardening.attacks_within.check(shape)
+
     def validation_count(self, samples: int) -> int:
         """How many of so many images are kept back."""
         return max(1, min(self.validation_samples, round(self.validation_share * samples)))

@@ -16,7 +16,7 @@ from worker.lineage import Relative
 from worker.loading import check_fit
 from worker.models import ModelRow
 from worker.registry import usable
-from worker.views import Estimate, JobView
+from worker.views import Estimate, JobView, shape_of, summary_of
 
 __all__ = ["ENDED", "HOPEFUL", "Client", "DefenseView", "Estimate", "EvaluationView", "JobView"]
 
@@ -26,12 +26,13 @@ class Client(DefenseService):
 
     def harden(self, model: str, dataset: str, spec: TrainingSpec, name: str = "") -> str:
         """Queue a training of a child of this model; returns the job's id. Raises MismatchError when model and data cannot fit,
-        SpecError for a name that is none.
+        SpecError for a name that is none and for an epsilon beyond all images.
 
         ``name``: the child's, where it is free; by default made of parent and method.
         """
         model_row, dataset_row = self.model(model), self.dataset(dataset)
         check_fit(model_row, dataset_row)
+        spec.check(shape_of(dataset_row))
         values = {
             "model_id": model_row.id,
             "dataset_id": dataset_row.id,
@@ -42,10 +43,12 @@ class Client(DefenseService):
 
     def training_estimate(self, model: str, dataset: str, spec: TrainingSpec) -> Estimate:
         """What a training would cost at most, but for what its method prepares."""
-        samples = int(self.dataset(dataset).manifest["samples"])
+        dataset_row = self.dataset(dataset)
+        spec.check(shape_of(dataset_row))
+        samples = int(dataset_row.manifest["samples"])
         passes = training_cost(spec, samples)
         speed = self._speed(self.model(model).id)
-        return Estimate(samples, passes, None if speed is None else passes * speed)
+        return Estimate.at(speed, samples, passes)
 
     def audit_both(self, child: str, dataset: str, spec: AuditSpec) -> tuple[str, str]:
         """Queue the same audit, on the same samples, of a trained model and of its parent; returns the ids of the parent's and
@@ -110,7 +113,7 @@ class Client(DefenseService):
             if origin is not None and (job := self.ledger.get(origin.job_id)) is not None:
                 method = HARDENINGS[job.spec["training"]["hardening"]["kind"]].display_title()
             audits = self.ledger.list(Which(kind="audit", model_id=model_id, states=("succeeded",)), limit=1)
-            done = next(((job.id, summary) for job, summary in audits), ("", {}))
+            done = next(((job.id, summary_of(job, summary)) for job, summary in audits), ("", {}))
             parent_id, job_id = (origin.parent_id, origin.job_id) if origin is not None else ("", "")
-            found.append(Relative(rows[model_id], depth, parent_id, job_id, method, done[0], done[1] or {}))
+            found.append(Relative(rows[model_id], depth, parent_id, job_id, method, *done))
         return found

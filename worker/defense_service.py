@@ -15,7 +15,7 @@ from worker.loading import architecture_of, check_fit, load_classifier
 from worker.models import DefenseRow
 from worker.registry import usable
 from worker.service import Service
-from worker.views import Estimate, JobView
+from worker.views import Estimate, JobView, shape_of
 
 if TYPE_CHECKING:
     from auditor.defending.playground import Play, PlaySpec
@@ -132,11 +132,12 @@ class DefenseService(Service):
 
     def evaluate_defense(self, defense: str, dataset: str, spec: StudySpec) -> str:
         """Queue the evaluation of a stored defense; returns the job's id. Raises MismatchError when model and data cannot fit,
-        SpecError for a sweep that the defense does not know."""
+        SpecError for a sweep that the defense does not know, or an epsilon beyond all images."""
         from auditor.defense_fit import FitSpec
 
         row, dataset_row = self._defenses.get(defense), self.dataset(dataset)
         check_fit(self.model(row.model_id), dataset_row)
+        spec.evaluation.threat.check(shape_of(dataset_row))
         fitted = FitSpec.load(row.spec)
         for sweep in spec.sweeps:
             sweep.points(fitted.defenses, spec.evaluation.threat)
@@ -152,11 +153,13 @@ class DefenseService(Service):
         from auditor.defense_study import study_cost
 
         row = self._defenses.get(defense)
-        model_row, total = self.model(row.model_id), int(self.dataset(dataset).manifest["samples"])
+        model_row, dataset_row = self.model(row.model_id), self.dataset(dataset)
+        spec.evaluation.threat.check(shape_of(dataset_row))
+        total = int(dataset_row.manifest["samples"])
         samples = min(total, spec.samples or total)
         passes = study_cost(spec, FitSpec.load(row.spec).defenses, samples, architecture_of(model_row).num_classes)
         speed = self._speed(model_row.id)
-        return Estimate(samples, passes, None if speed is None else passes * speed)
+        return Estimate.at(speed, samples, passes)
 
     def defense_evaluations(self, defense: str = "", limit: int | None = None) -> list[EvaluationView]:
         """The evaluations of one stored defense, or of all, the newest first, whatever became of them."""
@@ -188,10 +191,12 @@ class DefenseService(Service):
     def play(self, defense: str, dataset: str, sample: int, spec: PlaySpec) -> str:
         """Queue the playground for one image; returns the job's id, that of an earlier run of the same where there is one.
 
-        Raises MismatchError when model and data cannot fit, EvaluationError where there is no such image.
+        Raises MismatchError when model and data cannot fit, EvaluationError where there is no such image, SpecError for an
+        epsilon beyond all images.
         """
         row, dataset_row = self._defenses.get(defense), self.dataset(dataset)
         check_fit(self.model(row.model_id), dataset_row)
+        spec.threat.check(shape_of(dataset_row))
         count = int(dataset_row.manifest["samples"])
         if not 0 <= sample < count:
             raise EvaluationError(f"Expected an image from 0 to {count - 1}, got {sample}.")

@@ -37,7 +37,7 @@ from worker.reading import read_dataset, read_model
 from worker.registry import Registry
 from worker.settings import Settings, load_settings
 from worker.store import Store, check_store
-from worker.views import Estimate, JobView, view_of
+from worker.views import Estimate, JobView, shape_of, view_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -218,10 +218,12 @@ class Service:
 
     def audit(self, model: str, dataset: str, spec: AuditSpec) -> str:
         """Queue an audit; returns the job's id. Raises MismatchError when model and data cannot fit, SpecError when a corruption
-        and the data cannot."""
+        and the data cannot, or for an epsilon beyond all images."""
         model_row, dataset_row = self.model(model), self.dataset(dataset)
         check_fit(model_row, dataset_row)
         spec.goal.placed(model_row.class_names or dataset_row.manifest["class_names"])
+        for threat in spec.threats:
+            threat.check(shape_of(dataset_row))
         for corruption in spec.corruptions:
             corruption.check(dataset_row.manifest["shape"][0])
         job = JOBS.build("audit", {"model_id": model_row.id, "dataset_id": dataset_row.id, "audit": spec})
@@ -229,13 +231,15 @@ class Service:
 
     def estimate(self, model: str, dataset: str, spec: AuditSpec) -> Estimate:
         """What an audit would cost at most, before it runs."""
-        model_row = self.model(model)
-        total = int(self.dataset(dataset).manifest["samples"])
+        model_row, dataset_row = self.model(model), self.dataset(dataset)
+        for threat in spec.threats:
+            threat.check(shape_of(dataset_row))
+        total = int(dataset_row.manifest["samples"])
         samples = min(total, spec.samples or total)
         card = self._card(model_row.id)
         passes = sum(plan(spec, samples, random=card is not None and card.random).values())
         speed = None if card is None else card.forward_seconds
-        return Estimate(samples, passes, None if speed is None else passes * speed)
+        return Estimate.at(speed, samples, passes)
 
     def vet(self, model: str, dataset: str | None = None) -> str:
         """Queue a vetting; returns the job's id. Raises MismatchError when model and data cannot fit."""

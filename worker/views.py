@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from worker.ledger import ENDED
-from worker.models import JobRow, WorkerRow
+from worker.models import DatasetRow, JobRow, WorkerRow
 from worker.queues import NOBODY
 
 QUIET_SECONDS = 120.0
 """A running job that shows no progress for longer is said to be quiet."""
+
+START_SECONDS = 20.0
+"""What a job takes beside its passes on two cores: a process that reads torch, the files, checks, pictures, the result."""
 
 
 class JobView(NamedTuple):
@@ -42,14 +45,25 @@ class JobView(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """An upper bound on an audit's cost: ``passes`` in forward passes over single images (a backward pass counts as two), and
-    ``seconds`` at the speed that the model's vetting measured, None where it has not been vetted. Samples that are fooled
-    early spare much of it.
+    """What a job costs: ``passes`` in forward passes over single images (a backward pass counts as two), at most, since samples
+    that are fooled early spare much of it. ``seconds``: about how many, with what every job takes besides, at the speed that
+    the model's vetting measured; None where it has not been vetted.
     """
 
     samples: int
     passes: float
     seconds: float | None
+
+    @classmethod
+    def at(cls, speed: float | None, samples: int, passes: float) -> Estimate:
+        """``speed``: seconds of one pass over one image, None where it is not known."""
+        return cls(samples, passes, None if speed is None else START_SECONDS + passes * speed)
+
+
+def shape_of(dataset: DatasetRow) -> tuple[int, int, int]:
+    """(channels, height, width) of its images."""
+    channels, height, width = dataset.manifest["shape"]
+    return channels, height, width
 
 
 def view_of(row: JobRow, summary: dict[str, Any] | None, now: float, workers: Sequence[WorkerRow]) -> JobView:
@@ -73,8 +87,17 @@ def view_of(row: JobRow, summary: dict[str, Any] | None, now: float, workers: Se
         notice=_why_it_waits(row, workers, now),
         model_id=row.model_id,
         dataset_id=row.dataset_id,
-        summary=summary or {},
+        summary=summary_of(row, summary),
     )
+
+
+def summary_of(job: JobRow, summary: dict[str, Any] | None) -> dict[str, Any]:
+    """The numbers of a job; those of an audit with its goal, which older summaries do not hold: it is in what was asked for."""
+    if not summary or job.kind != "audit" or "goal" in summary:
+        return summary or {}
+    from auditor.criterion import goal_of
+
+    return summary | {"goal": str(goal_of(job.spec["audit"].get("goal", {})))}
 
 
 def _why_it_waits(row: JobRow, workers: Sequence[WorkerRow], now: float) -> str:

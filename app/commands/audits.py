@@ -11,7 +11,7 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
-from app.commands.show import LISTED, Limit, console, duration, followed, left_out, rate, state, table, when
+from app.commands.show import LISTED, Limit, console, duration, followed, left_out, rate, robustness, state, table, when
 from auditor.errors import SpecError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run(
     )
     cost = client.estimate(model, dataset, chosen)
     job_id = client.audit(model, dataset, chosen)
-    left = f", at most {duration(cost.seconds)}" if cost.seconds is not None else ""
+    left = f", about {duration(cost.seconds)}" if cost.seconds is not None else ""
     console.print(f"Audit {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes per image{left}.")
     if detach:
         return
@@ -97,10 +97,9 @@ def list_audits(limit: Limit = LISTED) -> None:
 
     client, rows = Client(), []
     for job in client.jobs(kind="audit", limit=limit or None):
-        robust = job.summary.get("robust") or [None]
-        headline = "not established" if job.summary.get("withheld") else rate(robust[0])
-        rows.append((job.id[:8], job.title, job.state, rate(job.summary.get("clean")), headline, when(job.created)))
-    table(("id", "audit", "state", "clean", "robust", "queued (UTC)"), rows)
+        clean, robust = rate(job.summary.get("clean")), robustness(job.summary)
+        rows.append((job.id[:8], job.title, job.state, clean, robust, when(job.created)))
+    table(("id", "audit", "state", "clean [95 %]", "robust accuracy [95 %]", "queued (UTC)"), rows)
     left_out(len(rows), client.count_jobs(kind="audit"))
 
 

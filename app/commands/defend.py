@@ -189,7 +189,7 @@ def evaluate(
         chosen = _study(values)
     cost = client.evaluation_estimate(defense, dataset, chosen)
     job_id = client.evaluate_defense(defense, dataset, chosen)
-    left = f", at most {duration(cost.seconds)}" if cost.seconds is not None else ""
+    left = f", about {duration(cost.seconds)}" if cost.seconds is not None else ""
     console.print(
         f"Evaluation {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes of the model per image{left}."
     )

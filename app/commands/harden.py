@@ -48,7 +48,7 @@ def run(
     chosen = _from_file(spec) if spec is not None else _from_options(method, setting or [])
     cost = client.training_estimate(model, dataset, chosen)
     job_id = client.harden(model, dataset, chosen, name)
-    left = f", at most {duration(cost.seconds)}" if cost.seconds is not None else ""
+    left = f", about {duration(cost.seconds)}" if cost.seconds is not None else ""
     console.print(
         f"Hardening {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes per image{left}."
     )

@@ -58,9 +58,11 @@ def when(seconds: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """``42 s``, ``3 min 20 s``, ``2 h 05 min``; a dash where unknown."""
+    """``less than 1 s``, ``42 s``, ``3 min 20 s``, ``2 h 05 min``; a dash where unknown."""
     if seconds is None:
         return "–"
+    if 0 < seconds < 1:
+        return "less than 1 s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -74,6 +76,17 @@ def rate(data: dict[str, Any] | None) -> str:
     if not data or data["value"] is None:
         return "–"
     return f"{100 * data['value']:.1f} % [{100 * data['low']:.1f}, {100 * data['high']:.1f}]"
+
+
+def robustness(summary: dict[str, Any]) -> str:
+    """The first robust accuracy of an audit's summary in words: an upper bound, of how many samples, against what."""
+    if summary.get("withheld"):
+        return "robust accuracy not established"
+    first = next(iter(summary.get("robust") or ()), None)
+    if first is None or first["value"] is None:
+        return "–"
+    goal = f", {summary['goal']}" if summary.get("goal") else ""
+    return f"at most {rate(first)} robust, n = {first['n']}, within {first['threat']}{goal}"
 
 
 def follow(client: Client, job_ids: Sequence[str], on_poll: Callable[[], None]) -> list[JobView]:

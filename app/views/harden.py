@@ -51,7 +51,7 @@ def show_cost(model: str, dataset: str, spec: TrainingSpec) -> None:
     cost = client().training_estimate(model, dataset, spec)
     text = f"At most {cost.passes / cost.samples:,.0f} forward passes for each of {cost.samples:,} images"
     if cost.seconds is not None:
-        text += f", {duration(cost.seconds)} on the machine that vetted the model"
+        text += f", about {duration(cost.seconds)} on the machine that vetted the model"
     st.caption(plain(f"{text}; a backward pass counts as two. What a method prepares before it begins comes on top."))
 
 

@@ -98,6 +98,9 @@ if other is not None:
         twin = twin._replace(layers=tuple(layer for layer in twin.layers if layer.kind in kinds))
     if (other.samples.ids, other.provenance.dataset.sha256) != (result.samples.ids, result.provenance.dataset.sha256):
         st.warning("The two audits looked at different samples: their numbers do not compare.")
+    if other.spec.goal != result.spec.goal:
+        goals = f"{result.goal} here, {other.goal} in the other"
+        st.warning(f"The attackers had different goals ({plain(goals)}): numbers of attacked images do not compare.")
 beside = (twin,) if twin is not None else ()
 
 

@@ -138,7 +138,7 @@ def show_cost(model: str, dataset: str, spec: AuditSpec) -> None:
     cost = client().estimate(model, dataset, spec)
     text = f"At most {cost.passes / cost.samples:,.0f} forward passes for each of {cost.samples:,} images"
     if cost.seconds is not None:
-        text += f", {duration(cost.seconds)} on the machine that vetted the model"
+        text += f", about {duration(cost.seconds)} on the machine that vetted the model"
     st.caption(plain(f"{text}; samples that are fooled early spare much of it."))
 
 

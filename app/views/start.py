@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from app.commands.show import robustness
 from app.state import client
 from app.text import plain
 
@@ -26,10 +27,8 @@ finished = client().jobs(kind="audit", states=("succeeded",), limit=NEWEST)
 if finished:
     st.subheader("Finished audits")
     for job in finished:
-        robust = (job.summary.get("robust") or [{}])[0]
-        number = "not established" if job.summary.get("withheld") else f"{100 * robust.get('value', 0):.1f} %"
         left, right = st.columns([4, 1], vertical_alignment="center")
-        left.markdown(f"**{plain(job.title)}**: {plain(number)} robust, {plain(str(robust.get('threat', '')))}")
+        left.markdown(f"**{plain(job.title)}**: {plain(robustness(job.summary))}")
         right.page_link("views/result.py", label="Open", query_params={"audit": job.id})
     if len(finished) > 1:
         pair = {"a": finished[1].id, "b": finished[0].id}

@@ -105,10 +105,11 @@ def play(
 ) -> Play:
     """Attack and defend one image of a data set, by its id. The attacked image as the network gets it is that of the first draw.
 
-    Raises EvaluationError where there is no such sample.
+    Raises EvaluationError where there is no such sample, SpecError for an epsilon beyond all images.
     """
     if not 0 <= sample < len(dataset):
         raise EvaluationError(f"Expected a sample from 0 to {len(dataset) - 1}, got {sample}.")
+    spec.threat.check(dataset.shape)
     dataset = matched(model, dataset).dataset
     x = dataset.images([sample])
     bare = drawn(innermost(model), x.to(model.device, model.dtype), spec.seed, spec.draws)

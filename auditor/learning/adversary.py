@@ -42,8 +42,8 @@ class Adversarial(Hardening):
     random_start: bool = Field(True, description="Start from a random point of the ball instead of the clean image.")
 
     @property
-    def attacked_at(self) -> float | None:
-        return self.epsilon
+    def attacks_within(self) -> ThreatModel | None:
+        return self.threat
 
     @property
     def threat(self) -> ThreatModel:

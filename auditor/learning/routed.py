@@ -19,6 +19,7 @@ from auditor.influence.selection import frequency_over
 from auditor.learning.mixture import BothSides, Mixture
 from auditor.learning.passes import Passes
 from auditor.randomness import derive_seed
+from auditor.threat import ThreatModel
 
 PREFIX = "channels of "
 
@@ -46,8 +47,8 @@ class Routed(Mixture):
         return Passes(1, 1) if self.base == "vanilla" else super().cost
 
     @property
-    def attacked_at(self) -> float | None:
-        return None if self.base == "vanilla" else self.epsilon
+    def attacks_within(self) -> ThreatModel | None:
+        return None if self.base == "vanilla" else self.threat
 
     def prepare(self, ground: Ground) -> Memory:
         classifier = ground.trainee.snapshot()

@@ -12,18 +12,24 @@ import pytest
 import streamlit as st
 import torch
 from safetensors.torch import save
+from sqlalchemy import select
 
 from app.cli import main
-from app.commands.show import console
+from app.commands.show import console, duration
 from auditor.architecture import ARCHITECTURES
+from auditor.audit_spec import AuditSpec
 from auditor.classifier import NORMALIZATIONS, Classifier
 from auditor.dataset import write_dataset
+from auditor.errors import SpecError
+from auditor.training_spec import TrainingSpec
 from tests.app.test_pages import opened, texts
 from tests.nets import labelled
 from tests.plugins import plugged
 from tests.processes import die_with_tests
 from tests.worker.world import World, make_world, quick_spec, run_here
+from worker.models import ResultRow
 from worker.settings import Settings
+from worker.views import START_SECONDS, Estimate
 
 LAYERS = """nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 16), nn.Sigmoid(),
             nn.Linear(16, 5)"""
@@ -127,7 +133,57 @@ def test_a_saturated_sigmoid_withholds_the_headline_in_every_form(
     assert [metric.value for metric in page.metric][1] == "–"
     assert rate not in [metric.value for metric in page.metric][1:2]
     assert "Can these numbers be trusted?" in [header.value for header in page.header]
-    assert "not established" in texts(opened("start"))
+    assert "saturated on its own: robust accuracy not established" in texts(opened("start")).replace("*", "")
+
+
+def test_a_list_says_of_how_many_and_against_what(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    world = make_world(settings)
+    goal = {"kind": "targeted", "rule": "class", "target_class": 2}
+    spec = AuditSpec.load(quick_spec().model_dump(mode="json") | {"goal": goal})
+    job = run_here(world.client, world.client.audit("tiny", "random", spec))
+    result = world.client.audit_result(job)
+    rate = result.robust_accuracy(result.spec.threats[0])
+    said = f"at most {rate} robust, n = {rate.n}, within L∞ ε = 0.05, targeted (kind 2)"
+    assert said in " ".join(printed(capsys, monkeypatch, "audit", "list").split())
+    assert said in texts(opened("start"))
+    with world.client.registry.database.write() as session:  # as summaries were stored before
+        row = session.scalar(select(ResultRow).where(ResultRow.job_id == job))
+        row.summary = {key: value for key, value in row.summary.items() if key != "goal"}
+    assert said.replace("kind 2", "class 2") in texts(opened("start"))
+
+
+def test_an_epsilon_in_levels_is_refused_by_command_and_form(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    world = make_world(settings)
+    monkeypatch.setattr(sys, "argv", ["auditor", "audit", "run", "tiny", "random", "--epsilon", "8"])
+    with suppress(SystemExit):
+        main()
+    told = capsys.readouterr()
+    assert "Did you mean 8/255?" in told.err + told.out
+    page = opened("new_audit", model=world.model_id, dataset=world.dataset_id)
+    page.text_input(key="audit-epsilon").set_value("8").run()
+    assert "Did you mean 8/255?" in texts(page)
+    assert not world.client.jobs()
+    for refused in (
+        lambda: world.client.audit("tiny", "random", AuditSpec.load({"threats": [{"epsilon": 8}]})),
+        lambda: world.client.harden("tiny", "random", TrainingSpec.load({"hardening": {"kind": "pat", "epsilon": 8}})),
+        lambda: world.client.training_estimate("tiny", "random", TrainingSpec.load({"validation_epsilon": 8})),
+    ):
+        with pytest.raises(SpecError, match="expected at most 1 in L∞"):
+            refused()
+
+
+def test_a_short_job_is_not_said_to_take_no_time() -> None:
+    assert [duration(value) for value in (None, 0.0, 0.3, 1.4, 59.4)] == ["–", "0 s", "less than 1 s", "1 s", "59 s"]
+    assert Estimate.at(1e-6, 100, 3000.0).seconds == pytest.approx(START_SECONDS + 0.003)
+    assert Estimate.at(None, 100, 3000.0).seconds is None
 
 
 def test_a_fake_attack_of_a_new_file_is_caught(settings: Settings, tmp_path: Path) -> None:
@@ -156,7 +212,6 @@ def test_a_fake_attack_of_a_new_file_is_caught(settings: Settings, tmp_path: Pat
 
 
 def test_the_form_offers_every_check_and_the_choice_is_kept(settings: Settings) -> None:
-    from auditor.audit_spec import AuditSpec
     from auditor.check import CHECKS
 
     st.cache_resource.clear()

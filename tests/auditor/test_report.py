@@ -15,11 +15,11 @@ from auditor.audit_spec import AuditSpec
 from auditor.classifier import Classifier
 from auditor.comparison import compare, together
 from auditor.dataset import ImageDataset
-from auditor.errors import AuditorError, MismatchError
+from auditor.errors import AuditorError, MismatchError, SpecError
 from auditor.metrics import paired_difference
 from auditor.neuron_map import measures_in
 from auditor.report import html
-from auditor.report.blocks import Column, Figure, Measure, Table, apart, show_interval, show_measure, show_value
+from auditor.report.blocks import Column, Figure, Measure, Table, Text, apart, show_interval, show_measure, show_value
 from auditor.report.charts import draw
 from auditor.report.section import document
 from auditor.result import AuditResult
@@ -315,3 +315,75 @@ def test_a_model_named_like_a_column_is_compared() -> None:
         "Share of the same samples", "p (McNemar) (2)", "Only p (McNemar)", "Difference [95 %]",
         "Only p (McNemar) (2)", "Only Only p (McNemar)", "p (McNemar)",
     ]  # fmt: skip
+
+
+def test_audits_of_unlike_goals_stand_on_no_common_axis() -> None:
+    """One wrong class is harder to reach than any: the difference would be the goal's, not the model's."""
+    classifier = small_classifier()
+    classifier.name = "net"
+    data = labelled(classifier, n=40)
+    given = SPEC | {"corruptions": [], "samples": 30}
+    untargeted, targeted = (
+        audit.run(AuditSpec.load(given | {"goal": goal}), classifier, data, model_sha256="a" * 64)
+        for goal in ({"kind": "untargeted"}, {"kind": "targeted", "rule": "next"})
+    )
+    sections = {part.key: part for part in compare(untargeted, targeted)}
+    said = "The attacker's goal is untargeted (any wrong class) against net (first), and targeted (next) against"
+    for key in ("differences", "curves", "neuron_sensitivity"):
+        assert any(said in block.text for block in sections[key].blocks if isinstance(block, Text)), key
+    table = next(block for block in sections["differences"].blocks if isinstance(block, Table))
+    assert [row["what"] for row in table.rows] == ["clean accuracy"]
+    curves = [block for block in sections["curves"].blocks if isinstance(block, Figure)]
+    assert [{row["series"] for row in figure.rows} for figure in curves] == [
+        {"net (first)"}, {"net (second)"},
+    ]  # fmt: skip
+    assert [figure.title.rsplit(": ")[-1] for figure in curves] == ["untargeted (any wrong class)", "targeted (next)"]
+    layers = [block for block in sections["neuron_sensitivity"].blocks if isinstance(block, Figure)]
+    assert layers
+    assert all("group" not in block.options for block in layers)
+    alike = {part.key: part for part in compare(untargeted, untargeted)}
+    assert [{row["series"] for row in block.rows} for block in alike["curves"].blocks] == [
+        {"net (first)", "net (second)"}
+    ]
+
+
+def test_a_targeted_rate_says_its_goal() -> None:
+    classifier = small_classifier()
+    data = labelled(classifier, n=40)
+    spec = SPEC | {"corruptions": [], "goal": {"kind": "targeted", "rule": "class", "target_class": 3}}
+    found = audit.run(AuditSpec.load(spec), classifier, data, model_sha256="a" * 64)
+    assert found.goal == "targeted (kind 3)"
+    sections = {part.key: part for part in document(found)}
+    verdict = sections["verdict"].blocks
+    assert verdict[0].items[1].title == "Robust accuracy, L∞ ε = 8/255, targeted (kind 3)"
+    assert "goal targeted (kind 3), the model classifies right, and the attacks do not drive to" in verdict[1].text
+    assert "takes it for the target class within the budget" in sections["attacks"].blocks[0].text
+
+
+def test_classes_are_called_what_the_data_set_calls_them() -> None:
+    """The model came without names; its numbers are the data set's."""
+    classifier = small_classifier()
+    data = labelled(classifier, n=40)
+    assert classifier.class_names is None
+    found = audited(classifier, data)
+    assert classifier.class_names is None, "the caller's model is as it was"
+    text = html.render(found)
+    assert "kind 3" in text
+    assert "class 3" not in text
+    stored = found.model_dump(mode="json")
+    stored["provenance"]["model"]["class_names"] = None  # as results were stored before
+    assert AuditResult.model_validate(stored).provenance.model.class_name(3) == "kind 3"
+    fewer = classifier.named(["one", "two"])
+    assert [fewer.class_name(index) for index in range(5)] == ["one", "two", "class 2", "class 3", "class 4"]
+    assert classifier.named([str(index) for index in range(6)]).class_names is None, "more names than classes"
+    named = small_classifier()
+    named.class_names = tuple("abcde")
+    assert named.named(data.class_names) is named
+
+
+def test_an_epsilon_in_levels_is_refused_with_what_was_meant() -> None:
+    classifier = small_classifier()
+    data = labelled(classifier, n=20)
+    with pytest.raises(SpecError) as refused:
+        audit.run(AuditSpec.load({"threats": [{"epsilon": 8}]}), classifier, data)
+    assert refused.value.hint == "Did you mean 8/255?"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from auditor.errors import SpecError
 from auditor.geometry import largest
 from auditor.randomness import RowRandom
 from auditor.threat import Norm, ThreatModel, show_epsilon
@@ -182,3 +185,27 @@ def smallest(x: np.ndarray, normal: np.ndarray, offset: float, norm: Norm) -> fl
     bounds = [(0, 1 - value) for value in x] + [(0, value) for value in x] + [(0, None)] * extra
     zero = np.zeros(n) if extra else None
     return float(optimize.linprog(cost, A_eq=equal, b_eq=[-value], A_ub=above, b_ub=zero, bounds=bounds).fun)
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "hint"),
+    [
+        ("linf", 8, "Did you mean 8/255?"),
+        ("linf", 1.5, "Did you mean 1.5/255?"),
+        ("linf", 1000, "Give a number up to 1."),
+        ("l2", 128, "Did you mean 128/255?"),
+        ("l1", 5000, "Did you mean 5000/255?"),
+        ("l0", 1025, "Give a number up to 1024."),
+    ],
+)
+def test_an_epsilon_beyond_all_images_is_refused_and_the_remedy_works(norm: str, epsilon: float, hint: str) -> None:
+    with pytest.raises(SpecError, match=r"no two images of 3x32x32 are farther apart") as refused:
+        ThreatModel(norm=norm, epsilon=epsilon).check((3, 32, 32))
+    assert refused.value.hint == hint
+    remedy = re.findall(r"\d+(?:\.\d+)?(?:/\d+)?", hint)[0]
+    ThreatModel(norm=norm, epsilon=remedy if "/" in remedy else float(remedy)).check((3, 32, 32))
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+def test_an_epsilon_that_reaches_the_farthest_image_is_taken(norm: Norm) -> None:
+    ThreatModel(norm=norm, epsilon=norm.largest((3, 32, 32))).check((3, 32, 32))

@@ -50,6 +50,7 @@ def summarize(result: AuditResult) -> dict[str, Any]:
     """The numbers that a list of audits shows."""
     return {
         "samples": len(result.samples),
+        "goal": result.goal,
         "clean": result.clean_accuracy.model_dump(),
         "robust": [
             {"threat": str(headline.threat), **headline.robust_accuracy.model_dump(), **_majority(headline)}

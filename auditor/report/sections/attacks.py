@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from auditor.criterion import Untargeted
 from auditor.metrics import Rate
 from auditor.records import AttackRecord
 from auditor.report.blocks import AnyBlock, Column, Section, Table, Text
@@ -20,8 +21,8 @@ MINIMAL_NORM = (
 
 
 _FIXED = (
-    "Each attack ran on every sample that the model classifies correctly. Success counts an image as soon as the model sees it "
-    "misclassified within the budget, at any step and restart; the harness, not the attack, projects and judges."
+    "Each attack ran on every sample that the model classifies correctly. Success counts an image as soon as the model {seen} "
+    "within the budget, at any step and restart; the harness, not the attack, projects and judges."
 )
 _RANDOM = (
     "The model answers at random: each attack ran on every sample that any of {draws} draws classifies correctly, saw the mean "
@@ -39,12 +40,16 @@ class AttackTable(ReportSection):
     def build(self, result: AuditResult) -> Section:
         blocks: list[AnyBlock] = [
             Text(
-                text=f"Goal of the attacker: {result.spec.goal}. "
-                + (_RANDOM.format(draws=result.spec.draws) if result.random else _FIXED)
+                text=f"Goal of the attacker: {result.goal}. "
+                + (_RANDOM.format(draws=result.spec.draws) if result.random else _FIXED.format(seen=_seen(result)))
             )
         ]
         blocks += [_table(result, threat) for threat in result.spec.threats]
         return Section(key=self.kind, title="Attacks", blocks=tuple(blocks))
+
+
+def _seen(result: AuditResult) -> str:
+    return "sees it misclassified" if isinstance(result.spec.goal, Untargeted) else "takes it for the target class"
 
 
 def _table(result: AuditResult, threat: ThreatModel) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+from auditor.criterion import Untargeted
 from auditor.metrics import Rate, WithheldRate
 from auditor.report.blocks import AnyBlock, Figure, Section
 from auditor.report.section import ReportSection
@@ -25,6 +26,7 @@ class AccuracyCurve(ReportSection):
             Figure(
                 chart="lines",
                 title=f"Accuracy against {threat.norm.symbol} epsilon"
+                + ("" if isinstance(result.spec.goal, Untargeted) else f", {result.goal}")
                 + (" (robust accuracy not established)" if result.headline_withheld else ""),
                 rows=tuple(curve_rows(result, threat, result.provenance.model.name)),
                 options=curve_options(threat),

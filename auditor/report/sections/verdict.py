@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from auditor.criterion import Untargeted
 from auditor.metrics import Rate
 from auditor.report.blocks import AnyBlock, Measure, Measures, Section, Text
 from auditor.report.section import ReportSection
@@ -43,8 +44,13 @@ def sentences(result: AuditResult) -> list[str]:
         if result.random:
             said.append(_said_of_draws(result, threat, robust, attacks))
             continue
+        kept = (
+            "keeps the right class on"
+            if isinstance(result.spec.goal, Untargeted)
+            else "classifies right, and the attacks do not drive to the target class (another wrong class does not count),"
+        )
         said.append(
-            f"Within {threat}, goal {result.spec.goal}, the model keeps the right class on at most {robust} of "
+            f"Within {threat}, goal {result.goal}, the model {kept} at most {robust} of "
             f"{n} samples. The attacks tried were {attacks}; a stronger attack can only lower this number."
         )
     return said
@@ -53,7 +59,7 @@ def sentences(result: AuditResult) -> list[str]:
 def _said_of_draws(result: AuditResult, threat: ThreatModel, robust: Rate, attacks: str) -> str:
     draws, majority = result.spec.draws, Rate.of(result.robust(threat))
     return (
-        f"The model answers at random. Within {threat}, goal {result.spec.goal}, at most {robust} of its answers keep the right "
+        f"The model answers at random. Within {threat}, goal {result.goal}, at most {robust} of its answers keep the right "
         f"class, on average over {len(result.samples)} samples and {draws} fresh draws of each; the answer that most draws give "
         f"stays right on {majority} of the samples. The attacks tried were {attacks}, each through the mean of {draws} draws; a "
         "stronger attack can only lower these numbers."
@@ -81,18 +87,22 @@ def _robust(result: AuditResult) -> list[Measure]:
             )
             for threat in result.spec.threats
         ]
+    untargeted = isinstance(result.spec.goal, Untargeted)
+    against = "" if untargeted else f", {result.goal}"
     if result.random:
         return [
             result.robust_accuracy(threat).measure(
-                f"Robust accuracy, mean over {result.spec.draws} draws, {threat}", higher_is_better=True,
+                f"Robust accuracy, mean over {result.spec.draws} draws, {threat}{against}", higher_is_better=True,
                 explanation="Share of right answers, over fresh draws at the worst image of each sample that the attacks of this "
                 f"audit found. By majority vote: {Rate.of(result.robust(threat))}.",
             )
             for threat in result.spec.threats
         ]  # fmt: skip
+    if not untargeted:
+        explanation = "Share of all samples that are classified correctly and that no attack drove to its target class."
     return [
         result.robust_accuracy(threat).measure(
-            f"Robust accuracy, {threat}", higher_is_better=True, explanation=explanation
+            f"Robust accuracy, {threat}{against}", higher_is_better=True, explanation=explanation
         )
         for threat in result.spec.threats
     ]

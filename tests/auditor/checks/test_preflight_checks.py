@@ -100,8 +100,8 @@ def test_images_out_of_range_are_found() -> None:
     assert "from 0 to 255" in found.verdict.evidence
 
 
-def test_an_epsilon_in_levels_of_255_is_found() -> None:
-    found = examine("value_range", made(plain()), threats=[{"epsilon": 8}])
+def test_an_epsilon_that_covers_everything_is_found() -> None:
+    found = examine("value_range", made(plain()), threats=[{"epsilon": 1}])
     assert found.said == {"epsilon covers everything": "warning"}
 
 
