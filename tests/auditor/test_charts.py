@@ -148,6 +148,7 @@ def test_no_cell_of_an_export_is_a_formula(sign: str) -> None:
     rows = ({"layer": hostile, "value": -0.25, hostile: "-1.5e-3"}, {"layer": "+12.5 [9.1, 15.8]", "value": -3})
     text = as_csv(Figure(chart="lines", title="", rows=rows))
     read = list(csv.reader(io.StringIO(text, newline="")))
+    hostile = hostile.replace("\r", "\n")
     assert read == [
         ["layer", "value", f"'{hostile}"], [f"'{hostile}", "-0.25", "-1.5e-3"], ["'+12.5 [9.1, 15.8]", "-3", ""],
     ]  # fmt: skip
