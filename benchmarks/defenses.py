@@ -110,6 +110,7 @@ CONTENDERS = (
     Contender("random candidate", "random-candidate:quorum={quorum},inputs={inputs}", control=True),
     Contender("random candidate of NIP_n", "random-candidate-n:quorum={quorum},inputs={inputs}", control=True),
     Contender("random direction", "random-direction:size=0.05", control=True),
+    Contender("random direction of 0.008", "random-direction:size=0.008", control=True),
     Contender("noise of NIP's size", "gaussian-noise:scale=nip", control=True),
 )
 """The ten rivals that work at inference and are in our catalogue, two of them also as the paper must have run them: without

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,11 @@ RANDOM_CHOICE = {"nip": "random-candidate", "nip-n": "random-candidate-n"}
 """Which control takes any candidate of a defense's pool."""
 
 
+SMALL = 0.008
+"""Root mean square of a step that crosses the boundary near which closest adversarial images lie, and no more: the larger size
+of NIP's published code. A direction as large as the defense's own move loses images to its size alone."""
+
+
 class Control(NamedTuple):
     """Defenses and what they learnt, to be evaluated beside the defense."""
 
@@ -27,13 +32,18 @@ class Control(NamedTuple):
 
 def controls(defenses: Sequence[Defense], states: Sequence[State], size: float) -> tuple[Control, ...]:
     """``size``: by how much the defenses move an image, root mean square; 0 where they reach into the network alone, and then
-    no random move is a control for them. NIP's own noise has NIP's own size; beside others it is absolute."""
-    found = []
+    no random move is a control for them. A random direction has this size, and a second one ``SMALL``, where that is less.
+    NIP's own noise has NIP's own size; beside others it is absolute."""
+    found: list[Control] = []
     if size > 0:
         noise = {"scale": "nip"} if [one.kind for one in defenses] == ["nip"] else {"size": size}
-        for kind, values in (("random-direction", {"size": size}), ("gaussian-noise", noise)):
-            one = DEFENSES.build(kind, values)
-            found.append(Control(one.display_title(), (one,), (NOTHING,)))
+        moves: list[tuple[str, str, dict[str, Any]]] = [
+            ("Random direction of its size (control)", "random-direction", {"size": size}),
+            ("Gaussian noise of its size (control)", "gaussian-noise", noise),
+        ]
+        if size > SMALL:
+            moves.insert(1, (f"Random direction of {SMALL:g} (control)", "random-direction", {"size": SMALL}))
+        found += [Control(title, (DEFENSES.build(kind, values),), (NOTHING,)) for title, kind, values in moves]
     place = next((at for at, one in enumerate(defenses) if one.kind in RANDOM_CHOICE), None)
     if place is not None:
         one = DEFENSES.build(RANDOM_CHOICE[defenses[place].kind], defenses[place].settings())

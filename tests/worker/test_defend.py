@@ -118,7 +118,8 @@ def test_an_evaluation_has_controls_tests_and_sweeps(world: World) -> None:
     run_here(world.client, job)
     study = world.client.defense_study(job)
     assert study == DefenseStudy.model_validate_json(study.model_dump_json())
-    titles = ["Random direction (control)", "Gaussian noise (control)", "Random candidate (control)"]
+    moves = ["Random direction of its size", "Random direction of 0.008", "Gaussian noise of its size"]
+    titles = [f"{move} (control)" for move in (*moves, "Random candidate")]
     assert [item.title for item in study.controls] == titles
     assert [len(item.points) for item in study.sweeps] == [2, 1]
     assert study.fitted == fit_spec()

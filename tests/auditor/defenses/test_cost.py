@@ -101,7 +101,7 @@ def test_controls_and_sweeps_are_counted() -> None:
         sum(costs([default(kind)], spec, 5).values()) for kind in ("random-direction", "gaussian-noise")
     )
     beside = study_cost(plain.model_copy(update={"controls": True}), [nip], 10, 5)
-    assert beside == 10 * (whole + control + direction + noise)
+    assert beside == 10 * (whole + control + 2 * direction + noise), "a random direction of two sizes"
 
 
 def test_the_search_for_the_closest_image_of_one_that_is_never_fooled_tries_every_radius() -> None:

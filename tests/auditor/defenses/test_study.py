@@ -118,7 +118,7 @@ def test_it_goes_on_after_the_tables_that_are_there(
     found: DefenseStudy, data: ImageDataset, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = sorted(folder.glob("table-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    assert len(files) == 1 + 3 + 3
+    assert len(files) == 1 + 4 + 3
     lost = files[-1]
     lost.unlink()
     made, told, begun = [], [], []
@@ -133,7 +133,7 @@ def test_it_goes_on_after_the_tables_that_are_there(
         spec(sweeps=SWEEPS), deeper_classifier(), prepared(data, NIP), data, folder=folder,
         on_checkpoint=told.append, on_resumed=lambda: begun.append(len(told)),
     )  # fmt: skip
-    assert (len(made), told, begun) == (1, [1, 2, 3, 4, 5, 6, 7], [6])
+    assert (len(made), told, begun) == (1, [1, 2, 3, 4, 5, 6, 7, 8], [7])
     assert again.evaluation == found.evaluation
     assert again.sample_tests == found.sample_tests
     # Another request takes none of them.
@@ -155,8 +155,14 @@ def test_the_size_of_a_change_is_known(data: ImageDataset) -> None:
 
 def test_controls_have_the_size_of_the_defense_and_the_pool_of_nip(data: ImageDataset) -> None:
     one = prepared(data, {"kind": "bit-depth"}, NIP)
-    direction, noise, candidate = controls(one.spec.defenses, one.states, 0.03)
+    direction, small, noise, candidate = controls(one.spec.defenses, one.states, 0.03)
     assert direction.defenses[0].settings() == {"size": 0.03}
+    assert small.defenses[0].settings() == {"size": 0.008}, "one that is no larger than closest images need"
+    assert len({item.title for item in (direction, small, noise, candidate)}) == 4
+    for size in (0.008, 0.004):
+        kept = [item.defenses[0] for item in controls([DEFENSES.build("jpeg", {})], [NOTHING], size)]
+        assert [item.kind for item in kept] == ["random-direction", "gaussian-noise"]
+        assert {item.settings()["size"] for item in kept} == {size}
     assert noise.defenses[0].settings() == {"size": 0.03, "scale": "absolute"}
     assert [item.kind for item in candidate.defenses] == ["bit-depth", "random-candidate"]
     assert candidate.defenses[1].settings() == one.spec.defenses[1].settings()
@@ -164,7 +170,7 @@ def test_controls_have_the_size_of_the_defense_and_the_pool_of_nip(data: ImageDa
     for name, value in refitted.states[1].tensors.items():
         assert torch.equal(value, candidate.states[1].tensors[name]), name
     alone = prepared(data, NIP)
-    assert controls(alone.spec.defenses, alone.states, 0.03)[1].defenses[0].settings()["scale"] == "nip"
+    assert controls(alone.spec.defenses, alone.states, 0.03)[2].defenses[0].settings()["scale"] == "nip"
     (inner,) = controls([DEFENSES.build("nip-n", {"front": 2})], [NOTHING], 0.0)
     assert inner.defenses == (DEFENSES.build("random-candidate-n", {"front": 2}),)
     inside = DEFENSES.build("sap", {})
