@@ -50,6 +50,8 @@ class CriticalRoute(Analysis):
     changes: ClassVar[tuple[str, ...]] = (
         "Neurons that are equally often on the routes of a part of the images were taken by index, so the agreement between "
         "parts of the images is too high where many are. Audit again for the right numbers.",
+        "Random neurons beside those of the route were drawn from all, dead ones too, which made the control weaker where there "
+        "are any. Audit again for the right numbers.",
     )
     kind: Literal["critical_route"] = "critical_route"
     width: float = Field(

@@ -25,6 +25,7 @@ from auditor.influence.selection import (
     descending,
     largest_filters,
     route_frequency,
+    silent_filters,
 )
 from auditor.metrics import Rate
 from auditor.probes.intervention import record, transplanted
@@ -138,7 +139,8 @@ class FeatureTransplant(Analysis):
         energy = [descending(item) for item in clean_energy(subject, found.layers)]
         filters = largest_filters(subject.classifier, found.layers)
         orders: dict[str, list[NDArray[np.int64]]] = {"route": found.order, "norm": filters, "energy": energy}
-        selector = Selector(orders, self.model_width, subject.seed)
+        silent = silent_filters(subject.classifier, found.layers)
+        selector = Selector(orders, self.model_width, subject.seed, silent)
         sets = self._sets(found, subject.seed)
         chosen = {
             (layers, choice): tuple(self._first_of(orders[choice][place]) for place in layers)

@@ -39,6 +39,10 @@ class KNeuronSensitivityAttack(Analysis):
     """
 
     title: ClassVar[str] = "k-NS attack"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Random neurons were drawn from all, those without a finite Delta too, which made the control weaker than it is. Audit "
+        "again for the right numbers.",
+    )
     kind: Literal["k_ns"] = "k_ns"
     neurons: int = Field(16, ge=1, le=1024, description="Neurons of each image that are attacked: the largest k.")
     iterations: int = Field(50, ge=1, le=10_000, description="Gradient steps for each neuron.")
@@ -117,7 +121,7 @@ class KNeuronSensitivityAttack(Analysis):
             "identity_relu": attack.relu > 0,
             **counted(seen, stopped.fooled),
         }
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data))
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data), revision=self.revision)
 
     def section(self, finding: Finding) -> Section:
         data = finding.data
@@ -142,7 +146,9 @@ class KNeuronSensitivityAttack(Analysis):
                         _rate(data, data["random"]["changed"][-1]).measure(
                             f"{most} random neurons",
                             higher_is_better=False,
-                            explanation=f"A control: the same attack. {_drawn(data)}",
+                            explanation=f"A control: the same attack. {_DRAWN}"
+                            if "least" in data
+                            else "A control: the same attack.",
                         ),
                         *(
                             _rate(data, data["least"]["changed"][-1]).measure(
@@ -268,15 +274,12 @@ def _table(data: dict[str, Any], shown: list[int]) -> Table:
         ),
         caption=f"'Changed': another class than for the clean image, of all {data['images']} images. 'Wrong, of all': not the "
         "label, the clean image being one of the attacker's choices (1 - accuracy). The two versions of the paper use one each. "
-        f"'Of those right before': of the {data['correct']} images classified correctly. {_drawn(data)}",
+        f"'Of those right before': of the {data['correct']} images classified correctly."
+        + (f" {_DRAWN}" if "least" in data else ""),
     )
 
 
-def _drawn(data: dict[str, Any]) -> str:
-    """What the random neurons were drawn from; all of them in findings made before that was noted."""
-    if "drawn_from" in data:
-        return "Random and least sensitive neurons are among those with a finite score, as the most sensitive are."
-    return "Random neurons are drawn from all, those without a finite Δ too, which makes the control too weak."
+_DRAWN = "Random and least sensitive neurons are among those with a finite score, as the most sensitive are."
 
 
 def _norms(data: dict[str, Any]) -> str:

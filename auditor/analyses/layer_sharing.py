@@ -41,6 +41,8 @@ class LayerSharing(Analysis):
     changes: ClassVar[tuple[str, ...]] = (
         "Neurons that did not change were ranked by index for every class: in layers where fewer neurons change than are "
         "compared, the classes look more alike than they are. Audit again for the right numbers.",
+        "What random neurons would give was that of all of a layer's neurons, also of those that change for no class, which is "
+        "too little where there are such. Audit again for the right numbers.",
     )
     kind: Literal["layer_sharing"] = "layer_sharing"
     top: float = Field(0.1, gt=0, le=1, description="Share of a layer's neurons that are compared (at least one).")
@@ -103,7 +105,9 @@ class LayerSharing(Analysis):
             )
             halves = levenshtein_similarity(first, second, self.substitution).mean(0)
             similarity = average_pair_similarity(sequences, self.substitution)
-            chance = random_similarity(neurons, count, self.substitution, derive_seed(seed, "random sequences"))
+            moving = int((np.stack(every) > 0).any(0).sum())
+            moving = moving if moving >= count else neurons
+            chance = random_similarity(moving, count, self.substitution, derive_seed(seed, "random sequences"))
             rows.append(
                 {
                     "name": layer.name,
@@ -114,7 +118,8 @@ class LayerSharing(Analysis):
                     "random_similarity": chance.mean,
                     "halves": Mean.of_shares(halves).model_dump(),
                     "jaccard": total_jaccard(sequences),
-                    "random_jaccard": random_jaccard(neurons, count, len(classes)),
+                    "random_jaccard": random_jaccard(moving, count, len(classes)),
+                    "moving": moving,
                     "front": np.sum([front_odds(values, count) for values in every], axis=0).tolist(),
                     "silent": bool(any((np.sort(values)[-count:] == 0).any() for values in every)),
                 }
@@ -191,6 +196,7 @@ class LayerSharing(Analysis):
                 Column(key="name", title="Layer"),
                 Column(key="kind", title="Kind"),
                 Column(key="neurons", title="Neurons"),
+                Column(key="moving", title="That change for any class"),
                 Column(key="count", title="Compared"),
                 Column(key="pairs", title="Average pair similarity", format=".3f"),
                 Column(key="random_similarity", title="Similarity, random", format=".3f"),
@@ -198,10 +204,14 @@ class LayerSharing(Analysis):
                 Column(key="jaccard", title="Total Jaccard", format=".3f"),
                 Column(key="random_jaccard", title="Total Jaccard, random", format=".3g"),
             ),
-            rows=tuple(row | {"pairs": row["similarity"]["value"], "same": row["halves"]["value"]} for row in layers),
+            rows=tuple(
+                {"moving": None} | row | {"pairs": row["similarity"]["value"], "same": row["halves"]["value"]}
+                for row in layers
+            ),
             caption=f"Total Jaccard index: neurons that are among the most sensitive for all {classes} classes, over those "
             "that are for any. It falls with the number of classes by itself; compare it with the column beside it, and with "
-            f"audits of as many classes. A substitution costs {self.substitution} in the Levenshtein distance.",
+            "audits of as many classes. Random: sets of the neurons that change for any class, of all where these are fewer "
+            f"than are compared. A substitution costs {self.substitution} in the Levenshtein distance.",
         )
 
     def _few(self, classes: list[dict[str, Any]]) -> tuple[Flag, ...]:

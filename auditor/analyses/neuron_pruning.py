@@ -27,11 +27,16 @@ class NeuronPruning(Analysis):
     """Accuracy as last-layer neurons are removed in the order of their Delta (Suri and Evans 2020, arXiv 2003.09372).
 
     Columns of the last layer's weights are set to zero for the N neurons with the lowest, the highest or random mean
-    |Delta| / σ over the images. If sensitive neurons carried the vulnerability and not the accuracy, removing them would
-    help; the paper finds that it does not.
+    |Delta| / σ over the images. Neurons without one, which never vary or have no finite Delta, go last in every order: random
+    ones among them would make any order look harmful. If sensitive neurons carried the vulnerability and not the accuracy,
+    removing them would help; the paper finds that it does not.
     """
 
     title: ClassVar[str] = "Neuron pruning"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Neurons that never vary or have no finite Delta counted as the least sensitive, and random orders drew them, too, which "
+        "made the control weaker where there are any. Audit again for the right numbers.",
+    )
     kind: Literal["neuron_pruning"] = "neuron_pruning"
     steps: int = Field(
         10, ge=1, le=1000, description="Points of the curve after the first: shares 1/steps, 2/steps, ... 1."
@@ -55,10 +60,10 @@ class NeuronPruning(Analysis):
         sensitivity = self._sensitivity(subject, head, activations)
         neurons = len(sensitivity)
         counts = [round(neurons * step / self.steps) for step in range(self.steps + 1)]
-        orders = {"most": ordered(sensitivity), "least": ordered(sensitivity).flip(0)} | {
-            f"random {draw}": torch.randperm(
-                neurons, generator=torch.Generator().manual_seed(derive_seed(subject.seed, "pruning", draw))
-            ).to(sensitivity.device)
+        most = ordered(sensitivity)
+        ranked, rest = most.split([int(sensitivity.isfinite().sum()), int(sensitivity.isinf().sum())])
+        orders = {"most": most, "least": torch.cat([ranked.flip(0), rest])} | {
+            f"random {draw}": torch.cat([ranked.sort().values[_shuffled(len(ranked), subject.seed, draw)], rest])
             for draw in range(1, self.draws + 1)
         }
         keep = torch.stack([_kept(order, counts) for order in orders.values()])
@@ -74,12 +79,12 @@ class NeuronPruning(Analysis):
             "neurons": neurons,
             "images": activations.images,
             "twins": subject.pairs_from,
-            "unranked": int(sensitivity.isinf().sum()),
+            "unranked": len(rest),
             "pruned": counts,
             "clean": dict(zip(orders, hits[0].tolist(), strict=True)),
             "attacked": dict(zip(orders, hits[1].tolist(), strict=True)),
         }
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data))
+        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(data), revision=self.revision)
 
     def section(self, finding: Finding) -> Section:
         data = finding.data
@@ -90,7 +95,7 @@ class NeuronPruning(Analysis):
                 Text(
                     text=f"Inputs of {data['layer']} ({data['neurons']} neurons) are removed in the order of their mean |Δ| / σ "
                     f"over {data['images']} images, and accuracy is taken on the same images. {data['unranked']} neurons never "
-                    "vary or have no finite Δ, and count as the least sensitive. The attacked images were made for the whole "
+                    f"vary or have no finite Δ, and come last in every order. The attacked images were made for the whole "
                     f"network and are only shown to the pruned one (transfer): {data['twins']}."
                 ),
                 _figure(data, "clean", "Accuracy on clean images"),
@@ -109,6 +114,10 @@ class NeuronPruning(Analysis):
             total += deltas.value.abs().masked_fill(~known, 0.0).sum(0)
             finite_ += known.sum(0)
         return torch.where((finite_ > 0) & (activations.std > 0), total / finite_ / activations.std, torch.inf)
+
+
+def _shuffled(count: int, seed: int, draw: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(derive_seed(seed, "pruning", draw)))
 
 
 def _kept(order: Tensor, counts: list[int]) -> Tensor:

@@ -17,7 +17,7 @@ from auditor.metrics import Rate
 from auditor.probes.head import head_of
 from auditor.ranking.ablation import Ablated, ablate_features, ablate_layer
 from auditor.ranking.evidence import first_neurons, judge, random_order
-from auditor.ranking.methods import inner_layers, rank_features, rank_layers
+from auditor.ranking.methods import alive, inner_layers, rank_features, rank_layers
 from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
 from auditor.twins.rows import picked, spread
 
@@ -40,10 +40,14 @@ class RankingEvidence(Analysis):
     set to zero, on the clean image and on its twin, and restored: set on the twin to what they are on the clean image, which
     asks whether these neurons carry the failure (Li et al. 2021 transplant features in this way). A ranking is better than
     random neurons if no more than 5 % of random sets do as well, counting the ranking itself among them (a permutation test),
-    and the 95 % interval of the paired difference over the images leaves zero out.
+    and the 95 % interval of the paired difference over the images leaves zero out. Random sets take dead neurons last.
     """
 
     title: ClassVar[str] = "Evidence for rankings"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Random sets drew from all neurons, dead ones too, which made the control weaker where there are any. Audit "
+        "again for the right numbers.",
+    )
     kind: Literal["ranking_evidence"] = "ranking_evidence"
     top: float = Field(
         0.4,
@@ -78,12 +82,18 @@ class RankingEvidence(Analysis):
         for index, (name, rankings) in enumerate(by_layer.items()):
             subject.on_progress(index / len(by_layer), self.title)
             counts = self.counts(len(rankings[0].values))
-            orders = [ranking.order for ranking in rankings]
+            orders, living = [ranking.order for ranking in rankings], alive(rankings)
             draws = self.draws if name else CHEAPER * self.draws
-            orders += [random_order(subject.seed, name, draw, len(orders[0])) for draw in range(draws)]
+            orders += [random_order(subject.seed, name, draw, living) for draw in range(draws)]
             right = self._ablated(subject, name, judges, first_neurons(orders, counts), (index, len(by_layer)))
             title = name or f"the input of {head.name}"
-            about = {"name": title, "neurons": len(orders[0]), "counts": counts, "draws": draws}
+            about = {
+                "name": title,
+                "neurons": len(orders[0]),
+                "counts": counts,
+                "draws": draws,
+                "dead": int((~living).sum()),
+            }
             layers.append(about | judge(right, rankings, counts))
         clean, twin = self._plain(subject, judges)
         data = {
@@ -94,7 +104,9 @@ class RankingEvidence(Analysis):
             "twin": Rate.of(twin).model_dump(),
             "layers": layers,
         }
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=_doubts(clean, twin))
+        return Finding(
+            kind=self.kind, settings=self.settings(), data=data, flags=_doubts(clean, twin), revision=self.revision
+        )
 
     def counts(self, neurons: int) -> list[int]:
         """How many neurons to ablate: at least one, ascending."""
@@ -134,7 +146,7 @@ class RankingEvidence(Analysis):
             f"Neurons ranked on {data['ranked_on']} pairs and judged on {data['judged_on']} others. Twins: {data['pairs']}. With "
             f"nothing ablated the network is right on {_show(data['clean'])} of the clean images and on "
             f"{_show(data['twin'])} of the twins. Silenced: output set to zero. Restored: set to its value on the "
-            f"clean image. Random: sets of neurons of the same number and layer."
+            f"clean image. Random: sets of neurons of the same number and layer{_drawn(data)}."
         )
         blocks: list[AnyBlock] = [Text(text=opening)]
         for layer in data["layers"]:
@@ -212,6 +224,12 @@ class RankingEvidence(Analysis):
                 Column(key="title", title="Neurons"), Column(key="count", title="How many"), *tests,
             ), rows=accuracies, caption="In brackets: 95 % Wilson intervals."),
         )  # fmt: skip
+
+
+def _drawn(data: dict[str, Any]) -> str:
+    """What random sets are drawn from; findings made before dead neurons came last do not count them."""
+    dead = [layer["dead"] for layer in data["layers"] if "dead" in layer]
+    return f", of those that put out anything (dead: {', '.join(map(str, dead))})" if any(dead) else ""
 
 
 def _show(rate: dict[str, Any]) -> str:

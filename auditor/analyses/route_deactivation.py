@@ -13,7 +13,15 @@ from torch import Tensor
 from auditor.analysis import Analysis, Finding, Pair, Subject
 from auditor.flag import Flag
 from auditor.influence.routes import Mode
-from auditor.influence.selection import CHOICES, Choice, RouteFrequency, Selector, largest_filters, route_frequency
+from auditor.influence.selection import (
+    CHOICES,
+    Choice,
+    RouteFrequency,
+    Selector,
+    largest_filters,
+    route_frequency,
+    silent_filters,
+)
 from auditor.metrics import Rate
 from auditor.probes.intervention import Connections, connects, silenced, weakened
 from auditor.progress import part_of
@@ -68,7 +76,8 @@ class RouteDeactivation(Analysis):
             subject, width=self.width, mode=self.mode, on_progress=part_of(subject.on_progress, 0.0, 0.05)
         )
         orders = {"route": found.order, "norm": largest_filters(subject.classifier, found.layers)}
-        selector = Selector(orders, self.model_width, subject.seed)
+        silent = silent_filters(subject.classifier, found.layers)
+        selector = Selector(orders, self.model_width, subject.seed, silent)
         tally, done = Tally(), 0
         for pair in subject.pairs:
             both = torch.cat([pair.x, pair.x_adv]).to(subject.classifier.dtype)

@@ -47,11 +47,16 @@ class Suppression(Analysis):
     """Accuracy and robustness while sensitive neurons are suppressed (Zhang et al. 2020, arXiv 1909.06978, section IV-D).
 
     Model A multiplies the outputs of the most sensitive neurons of every activation layer that follows a convolution by
-    beta; model B, the control, as many neurons drawn from the others. Both are measured on clean images, on adversarial
-    images of the unchanged model (transfer) and on adversarial images made for the suppressed model itself (white-box).
+    beta; model B, the control, as many neurons drawn from the others that change under the attack at all. Both are measured on
+    clean images, on adversarial images of the unchanged model (transfer) and on adversarial images made for the suppressed
+    model itself (white-box).
     """
 
     title: ClassVar[str] = "Suppression of sensitive neurons"
+    changes: ClassVar[tuple[str, ...]] = (
+        "Model B drew from all other neurons, dead ones too, which made the control weaker where there are any. Audit "
+        "again for the right numbers.",
+    )
     kind: Literal["suppression"] = "suppression"
     top: float = Field(
         0.1, gt=0, le=0.5, description="Share of each layer's neurons that is suppressed (at least one)."
@@ -98,7 +103,9 @@ class Suppression(Analysis):
             "points": [_point(item) for item in hits],
             "differences": _differences(hits),
         }
-        return Finding(kind=self.kind, settings=self.settings(), data=data, flags=self._doubts(difference))
+        return Finding(
+            kind=self.kind, settings=self.settings(), data=data, flags=self._doubts(difference), revision=self.revision
+        )
 
     def sensitivity(self, subject: Subject) -> list[LayerSensitivity]:
         """The layers to suppress in, measured on the audit's own pairs."""
@@ -155,12 +162,15 @@ class Suppression(Analysis):
         return {layer.name: _mask(len(layer.sensitivity), layer.top(self.top)) for layer in layers}
 
     def others(self, layers: list[LayerSensitivity], seed: int, draw: int) -> Chosen:
-        """Model B's neurons: of each layer as many as model A has, none of which is among those."""
+        """Model B's neurons: of each layer as many as model A has, none of which is among those.
+
+        Neurons that never change come last: most are dead, and suppressing them would be no control."""
         chosen = {}
         for layer in layers:
             top = layer.top(self.top)
             rest = np.setdiff1d(np.arange(len(layer.sensitivity)), top)
             order = np.random.default_rng(derive_seed(seed, "vanilla neurons", layer.name, draw)).permutation(rest)
+            order = order[np.argsort(layer.sensitivity[order] == 0, kind="stable")]
             chosen[layer.name] = _mask(len(layer.sensitivity), order[: len(top)])
         return chosen
 
@@ -204,7 +214,7 @@ class Suppression(Analysis):
         order = list(IMAGES)
         differences = sorted(data["differences"], key=lambda row: (order.index(row["images"]), -row["beta"]))
         reading = (
-            "Model A suppresses the most sensitive neurons, model B as many of the others "
+            "Model A suppresses the most sensitive neurons, model B as many of the others that change at all "
             f"(average of {self.draws} random choices). Beta 1 is the unchanged model. Bars are 95 % intervals over images. "
         )
         return Section(

@@ -116,7 +116,6 @@ def counted(seen: NeuronAttackOutcome, by_pgd: NDArray[np.bool_]) -> dict[str, A
         "beyond_pgd": _difference(by_pgd, nested["sensitive"][:, -1]),
         "beyond_random": _difference(nested["random"][:, -1], nested["sensitive"][:, -1]),
         "first_beyond": {name: _difference(nested[name][:, 0], nested["sensitive"][:, 0]) for name in LISTS[1:]},
-        "drawn_from": "ranked",
     }
 
 

@@ -36,7 +36,7 @@ class SNS(Mixture):
     variant: Literal["sen", "dyn", "all", "rand"] = Field(
         "sen",
         description="Which neurons: the most sensitive of the network at the start (sen), those of the network after each epoch "
-        "(dyn), all, or as many random ones (rand); the last two are controls.",
+        "(dyn), all, or as many drawn from all, the sensitive ones among them (rand); the last two are controls.",
     )
     layers: Names = Field((), max_length=100, description="Layers to work on; empty for the last six convolutions.")
     share: float = Field(0.1, gt=0, le=1, description="Share of each layer's neurons, at least one.")

@@ -159,7 +159,11 @@ class Contrast(NamedTuple):
         count: int,
         generator: np.random.Generator,
     ) -> Contrast:
-        """``on``, ``off``: one value for each image. ``mean``: over the images, for each neuron of the layer."""
-        sets = [mean[generator.choice(len(mean), count, replace=False)].mean() for _ in range(DRAWS)]
+        """``on``, ``off``: one value for each image. ``mean``: over the images, for each neuron of the layer.
+
+        Random sets come from all neurons, those of the route among them, without those whose mean is zero where enough are left:
+        dead neurons would lower what chance gives."""
+        pool = mean[mean != 0] if (mean != 0).sum() >= count else mean
+        sets = [pool[generator.choice(len(pool), count, replace=False)].mean() for _ in range(DRAWS)]
         low, high = np.quantile(sets, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
         return cls(Interval.of(on), None if np.isnan(off).any() else Interval.of(off), float(low), float(high))

@@ -100,6 +100,11 @@ def largest_filters(classifier: Classifier, layers: Sequence[str]) -> list[NDArr
     return [descending(filter_norms(classifier.network, layer).cpu().numpy()) for layer in layers]
 
 
+def silent_filters(classifier: Classifier, layers: Sequence[str]) -> list[NDArray[np.bool_]]:
+    """Of every layer the channels whose filter is all zero, as pruning leaves them: their output never changes."""
+    return [(filter_norms(classifier.network, layer) == 0).cpu().numpy() for layer in layers]
+
+
 def descending(values: NDArray[np.float64]) -> NDArray[np.int64]:
     """Indices by value, largest first, ties by the lower index."""
     return np.argsort(-values, kind="stable")
@@ -111,12 +116,15 @@ class Selector:
 
     ``orders``: every layer's channels, best first, by the name of a way to choose; "route" among them. ``width``: that of the
     model-level route. Random choices belong to the sample: each image has its own, so that a rate over the images is one over
-    the draws as well, and a larger width adds channels to those of a smaller one.
+    the draws as well, and a larger width adds channels to those of a smaller one. "random" draws from all of a layer's channels,
+    those of the route among them, "outside" from the others. ``silent``: channels whose output is always the same, bool (M_l,)
+    for each layer, which are drawn last: touching them would be no control.
     """
 
     orders: Mapping[str, Sequence[NDArray[np.int64]]]
     width: float
     seed: int
+    silent: Sequence[NDArray[np.bool_]] = ()
 
     def masks(
         self, choice: Choice, layers: Sequence[int], width: float, sample: NDArray[np.int64], device: torch.device
@@ -136,7 +144,9 @@ class Selector:
             return None
         random = RowRandom(self.seed, f"channels {choice}", [(layer, int(item)) for item in sample])
         value = random.uniform(torch.empty(len(sample), size, dtype=torch.float64))
-        value[:, kept_out] = -1
+        if self.silent:
+            value[:, torch.from_numpy(self.silent[layer])] -= 1
+        value[:, kept_out] = -2
         return _marked(value.argsort(dim=1, descending=True, stable=True)[:, :count], size)
 
 

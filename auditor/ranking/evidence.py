@@ -19,9 +19,14 @@ SIGN = {"transplant": 1, "zero_twin": 1, "zero_clean": -1}
 LEVEL = 0.05
 
 
-def random_order(seed: int, layer: str, draw: int, neurons: int) -> NDArray[np.int64]:
-    """A random order of a layer's neurons; its first k are the control of every ranking's first k."""
-    return np.random.default_rng(derive_seed(seed, "random neurons", layer, draw)).permutation(neurons).astype(np.int64)
+def random_order(seed: int, layer: str, draw: int, alive: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """A random order of a layer's neurons; its first k are the control of every ranking's first k.
+
+    Dead neurons come last, as they do in any ranking: with them in the draw, a ranking that does no more than leave them out
+    would be better than random neurons. ``alive``: (M,).
+    """
+    order = np.random.default_rng(derive_seed(seed, "random neurons", layer, draw)).permutation(len(alive))
+    return order[np.argsort(~alive[order], kind="stable")].astype(np.int64)
 
 
 def first_neurons(orders: list[NDArray[np.int64]], counts: list[int]) -> Tensor:

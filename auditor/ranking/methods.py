@@ -60,6 +60,12 @@ class Ranking(NamedTuple):
         return np.argsort(-self.values, kind="stable")
 
 
+def alive(rankings: Iterable[Ranking]) -> NDArray[np.bool_]:
+    """Which of a layer's neurons put out anything but zero, or change between an image and its twin, (M,)."""
+    outputs = [item.values != 0 for item in rankings if item.method in ("sensitivity", "activation")]
+    return np.asarray(np.logical_or.reduce(outputs))
+
+
 def rank_features(classifier: Classifier, head: Head, pairs: Iterable[Pair]) -> tuple[Ranking, ...]:
     """Every method on the features before the head, from one clean and one twin pass. No fooled twin: no "importance"."""
     sums, moments = _Means(), Moments()

@@ -72,7 +72,9 @@ def test_every_layer_equals_the_restatement(subject: Subject) -> None:
         ]
         assert row["similarity"]["value"] == pytest.approx(np.mean(pairs), abs=1e-12)
         assert row["jaccard"] == len(set.intersection(*map(set, front))) / len(set.union(*map(set, front)))
-        assert row["random_jaccard"] == random_jaccard(row["neurons"], count, len(kept))
+        moving = sum(any(np.mean(images, 0)[m] > 0 for images in kept) for m in range(row["neurons"]))
+        assert row["moving"] == moving
+        assert row["random_jaccard"] == random_jaccard(moving, count, len(kept))
         halves = [
             [np.argsort(-np.mean(images[half::2], 0), kind="stable")[:count] for images in kept] for half in (0, 1)
         ]
@@ -91,6 +93,17 @@ def test_classes_that_use_the_same_neurons_share_everything(subject: Subject) ->
     assert row["count"] == 8
     assert (row["similarity"]["value"], row["halves"]["value"], row["jaccard"]) == (1, 1, 1)
     assert row["random_similarity"] < 0.7
+
+
+def test_chance_is_that_of_the_neurons_that_can_be_sensitive(subject: Subject) -> None:
+    """Five of eight filters at zero: whatever the classes do, they have the other three in common."""
+    with torch.no_grad():
+        subject.classifier.network[0].weight[3:] = 0
+    row = LayerSharing(**SMALL | {"k": 3}).run(subject).data["layers"][0]
+    assert (row["neurons"], row["moving"]) == (8, 3)
+    assert row["jaccard"] == row["random_jaccard"] == 1
+    # Fewer than are compared: the rest is drawn from all of them.
+    assert LayerSharing(**SMALL | {"k": 4}).run(subject).data["layers"][0]["random_jaccard"] < 1
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])

@@ -87,7 +87,7 @@ def test_the_rates_are_those_of_the_judging_half_ranked_by_the_other() -> None:
     assert layer["name"] == "2"
     assert layer["counts"] == [1, 4]  # 8 / 32 -> 1, 8 / 8 -> 1, 8 / 2 -> 4
     ranked = rank_layers(classifier, Given(x[::2], x_adv[::2], 7, labels=labels[::2]), ["2"])["2"]
-    orders = [item.order for item in ranked] + [random_order(0, "2", draw, 8) for draw in range(20)]
+    orders = [item.order for item in ranked] + [random_order(0, "2", draw, np.ones(8, bool)) for draw in range(20)]
     masks = torch.zeros(len(orders) * 2, 8, dtype=torch.bool)
     for row, (order, count) in enumerate((order, count) for order in orders for count in (1, 4)):
         masks[row, order[:count].tolist()] = True

@@ -132,6 +132,19 @@ def test_the_control_never_has_a_sensitive_neuron_and_draws_differ() -> None:
     assert not torch.equal(draws[1]["relu64"], analysis.others(layers, 1, 1)["relu64"])
 
 
+def test_the_control_takes_neurons_that_never_change_last() -> None:
+    moving = np.zeros(40)
+    moving[[3, 5, 8, 13, 21, 34, 35, 36, 37]] = np.arange(1.0, 10.0)
+    layer = LayerSensitivity("relu", "activation", "ReLU", moving, np.ones(40), 0.0)
+    for number in range(20):
+        chosen = Suppression(top=0.1).others([layer], 0, number)["relu"].nonzero().flatten().tolist()
+        assert len(chosen) == 4
+        assert set(chosen) <= {3, 5, 8, 13, 21}, "neither sensitive (34 to 37) nor dead"
+    wide = Suppression(top=0.2).others([layer], 0, 0)["relu"].nonzero().flatten().tolist()
+    assert len(wide) == 8
+    assert 3 in wide, "the one other that changes, then dead ones"
+
+
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_batch_size_changes_nothing(subject: Subject, batch_size: int) -> None:
     analysis = Suppression(**SMALL | {"images": 8})

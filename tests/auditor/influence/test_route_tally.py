@@ -111,6 +111,10 @@ def test_a_contrast_with_random_neurons() -> None:
     assert contrast.random_low == pytest.approx(32.4, abs=2)
     assert contrast.random_high == pytest.approx(66.6, abs=2)
     assert contrast.on.value == 98.5
+    # Ninety dead neurons beside ten change nothing of what random sets of five of the ten give.
+    few = Contrast.of(np.ones(2), np.ones(2), np.arange(1.0, 11.0), 5, np.random.default_rng(0))
+    dead = Contrast.of(np.ones(2), np.ones(2), np.r_[np.zeros(90), np.arange(1.0, 11.0)], 5, np.random.default_rng(0))
+    assert (dead.random_low, dead.random_high) == (few.random_low, few.random_high)
     whole = Contrast.of(np.array([1.0, 2.0]), np.array([np.nan, np.nan]), mean, 100, np.random.default_rng(0))
     assert whole.off is None
     assert whole.random_low == whole.random_high == 49.5

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from auditor.influence.routes import count_of, routes
-from auditor.influence.selection import Selector, clean_energy, descending, largest_filters, route_frequency
+from auditor.influence.selection import (
+    Selector,
+    clean_energy,
+    descending,
+    largest_filters,
+    route_frequency,
+    silent_filters,
+)
 from tests.auditor.routed import CONVOLUTIONS, chain, classifier_of, subject
 
 CPU = torch.device("cpu")
@@ -95,3 +102,27 @@ def test_where_too_few_channels_lie_outside_there_is_no_choice() -> None:
     assert selector.masks("outside", (0,), 0.6, SAMPLES, CPU) == []
     assert len(selector.masks("outside", (0, 1), 0.5, SAMPLES, CPU)) == 2
     assert selector.masks("outside", (0, 1), 0.75, SAMPLES, CPU) == []
+
+
+@pytest.mark.parametrize(("choice", "able"), [("random", {0, 1, 2, 3, 4, 5, 6}), ("outside", {0, 2, 4, 5, 6})])
+def test_channels_that_put_out_nothing_are_drawn_last(choice: str, able: set[int]) -> None:
+    """A control that touches filters which are all zero touches nothing: 7 to 9 are, 1 and 3 are the route's."""
+    silent = np.arange(10) > 6
+    order = np.array([3, 1, 0, 2, 5, 4, 9, 8, 7, 6])
+    selector = Selector({"route": [order]}, 0.2, 0, [silent])
+    samples = np.arange(200)
+    (few,) = selector.masks(choice, (0,), 0.2, samples, CPU)
+    assert set(few.any(0).nonzero().flatten().tolist()) == able
+    (more,) = selector.masks(choice, (0,), 0.5, samples, CPU)
+    assert more.sum(1).tolist() == [5] * 200
+    if choice == "random":
+        (every,) = selector.masks(choice, (0,), 1.0, samples, CPU)
+        assert every.all()
+
+
+def test_which_filters_are_silent() -> None:
+    network = chain()
+    with torch.no_grad():
+        network[3].weight[[2, 5]] = 0
+    found = silent_filters(classifier_of(network), CONVOLUTIONS)
+    assert [np.flatnonzero(layer).tolist() for layer in found] == [[], [2, 5], []]

@@ -7,18 +7,33 @@ import pytest
 
 from auditor.metrics import Rate
 from auditor.ranking.evidence import SIGN, first_neurons, judge, random_order
-from auditor.ranking.methods import Ranking
+from auditor.ranking.methods import Ranking, alive
 from auditor.statistics.means import Mean
 
 COUNTS = [1, 2, 4]
 
 
 def test_random_orders_belong_to_the_seed_the_layer_and_the_draw() -> None:
-    order = random_order(0, "layer", 3, 50)
+    living = np.ones(50, bool)
+    order = random_order(0, "layer", 3, living)
     assert sorted(order.tolist()) == list(range(50))
-    assert random_order(0, "layer", 3, 50).tolist() == order.tolist()
-    for other in (random_order(1, "layer", 3, 50), random_order(0, "other", 3, 50), random_order(0, "layer", 4, 50)):
+    assert random_order(0, "layer", 3, living).tolist() == order.tolist()
+    for other in (
+        random_order(1, "layer", 3, living),
+        random_order(0, "other", 3, living),
+        random_order(0, "layer", 4, living),
+    ):
         assert other.tolist() != order.tolist()
+
+
+def test_a_random_order_takes_dead_neurons_last() -> None:
+    values = np.array([0.0, 2.0, 0.0, 0.0, 1.0, 3.0])
+    never = np.array([0.0, 0.0, 0.0, 5.0, 1.0, 3.0])
+    living = alive([Ranking("weight", np.ones(6)), Ranking("sensitivity", values), Ranking("activation", never)])
+    assert living.tolist() == [False, True, False, True, True, True]
+    orders = [random_order(0, "layer", draw, living).tolist() for draw in range(100)]
+    assert all(set(order[4:]) == {0, 2} for order in orders)
+    assert {order[0] for order in orders} == {1, 3, 4, 5}
 
 
 def test_the_first_neurons_of_each_order() -> None:
