@@ -260,9 +260,6 @@ WARNED: dict[str, set[str]] = {
         "more restarts find more",
         "more steps find more",
     },  # ten steps of PGD are few at this radius
-    **{
-        name: {"normalisation"} for name in SOUND if name.startswith("mnist")
-    },  # which one it was, clean images cannot tell
 }
 """Warnings that these audits have for good reasons."""
 
