@@ -101,8 +101,8 @@ class Normalize(nn.Module):
         super().__init__()
         self.normalization = normalization.for_channels(channels)
         scale = 255.0 if self.normalization.value_range == "0-255" else 1.0
-        self.register_buffer("mean", torch.tensor(self.normalization.mean).view(1, -1, 1, 1) / scale)
-        self.register_buffer("std", torch.tensor(self.normalization.std).view(1, -1, 1, 1) / scale)
+        for name, values in (("mean", self.normalization.mean), ("std", self.normalization.std)):
+            self.register_buffer(name, torch.tensor(values, device="cpu").view(1, -1, 1, 1) / scale)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.normalization.channel_order == "BGR":
@@ -343,10 +343,10 @@ def _settle_type(network: nn.Module, owned: bool) -> tuple[str, ...]:
 
 
 def _place(network: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and type of a network's first weight; those of new tensors without one."""
+    """Device and type of a network's first weight; those of new tensors without one, or where it has no values yet."""
     weights = [parameter for parameter in network.parameters() if parameter.is_floating_point()]
     held = next(iter((*weights, *network.buffers())), torch.empty(0))
-    device = torch.device("cpu") if held.is_meta else held.device
+    device = torch.empty(0).device if held.is_meta else held.device
     return device, weights[0].dtype if weights else torch.get_default_dtype()
 
 

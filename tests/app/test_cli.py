@@ -162,7 +162,8 @@ def test_all_corruptions_are_those_that_take_the_data(channels: int) -> None:
         (("models", "add", "nowhere.pt", "--architecture", "lenet5"), "nowhere.pt cannot be read"),
         (("models", "add", "x.pt", "--architecture", "nonsense"), "There is no architecture 'nonsense'"),
         (("models", "add", "x.pt", "--architecture", "lenet5", "--normalization", "y"), "normalisation: expected one of"),
-        (("datasets", "add", "x.zip", "--resize", "224"), "x.zip cannot be read"),
+        (("datasets", "add", "x.zip", "--resize", "224x224"), "x.zip cannot be read"),
+        (("datasets", "add", "x.zip", "--resize", "224"), "Expected HEIGHTxWIDTH such as 224x224, got '224'"),
         (("dashboard", "--host", "0.0.0.0"), "AUDITOR_TOKEN"),
     ],
 )  # fmt: skip

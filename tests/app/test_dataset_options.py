@@ -1,4 +1,4 @@
-"""What errors about data sets name as a remedy is there: on the command line, and on the page under that label."""
+"""What errors of the intake name as a remedy is there: on the command line, and on the page under that label."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer.main
 
 import auditor
 from app.commands.datasets import app as datasets
+from app.commands.models import app as models
 from tests.app.test_pages import opened
 from tests.worker.world import make_world
 from worker.settings import Settings
@@ -42,9 +43,8 @@ def test_options_and_labels_that_errors_name_exist(settings: Settings) -> None:
         "--first-label",
         "--leave-out",
     } <= options
-    command = typer.main.get_command(datasets)
-    known = {name for parameter in command.commands["add"].params for name in parameter.opts}  # type: ignore[attr-defined]
-    assert options <= known
+    adding = [typer.main.get_command(group).commands["add"] for group in (datasets, models)]  # type: ignore[attr-defined]
+    assert options <= {name for command in adding for parameter in command.params for name in parameter.opts}
     st.cache_resource.clear()
     make_world(settings)
     page = opened("datasets")

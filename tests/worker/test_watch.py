@@ -98,9 +98,10 @@ def test_a_resumed_job_begins_with_the_points_that_came_again(ledger: Ledger, cl
     assert len(ledger.points(claim.job_id)) == 4
 
 
-def test_a_cancel_is_told_to_a_job_with_grace_and_ends_another(ledger: Ledger, clock: Clock) -> None:
+def test_a_cancel_is_told_to_a_job_that_has_something_to_keep_and_ends_another(ledger: Ledger, clock: Clock) -> None:
     gentle, hard = claimed(ledger, grace=10.0), claimed(ledger)
     watches = [Watch(ledger, claim) for claim in (gentle, hard)]
+    watches[0].checkpoint(1)
     for claim, watch in zip((gentle, hard), watches, strict=True):
         assert watch.stop() == ""
         watch.on_progress(0.1, "on")
