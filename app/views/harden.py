@@ -89,7 +89,8 @@ def live(job_id: str) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     time_left = f", about {duration(job.eta)} left" if job.eta is not None else ""
     left.progress(job.share, text=plain(f"{100 * job.share:.0f} %: {job.step or job.state}{time_left}"))
-    if right.button("Cancel", key="harden-cancel", help="The best weights so far become a model."):
+    kept = "The best weights so far become a model; before the first checkpoint nothing is kept."
+    if right.button("Cancel", key="harden-cancel", help=kept):
         client().cancel(job_id)
         st.rerun(scope="fragment")
     if job.notice:

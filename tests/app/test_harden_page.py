@@ -98,6 +98,7 @@ def test_a_running_training_shows_its_curves_and_can_be_cancelled(world: World) 
     assert [series(chart) for chart in drawn[:2]] == [
         ["clean", "under PGD, L∞ ε = 0.05"], ["loss", "clean", "adversarial"],
     ]  # fmt: skip
+    assert ledger.reached(claim, 3), "a checkpoint: there is something to keep"
     page.button(key="harden-cancel").click().run()
     assert world.client.job(job).notice == "Stopping; it keeps what it has."
 
