@@ -29,9 +29,9 @@ def test_from_the_model_to_its_child(world: World, auditor: Auditor) -> None:
     method = HARDENINGS.parse("pat:steps=2,epsilon=0.05")
     few = {"epochs": 2, "batch_size": 16, "validation_steps": 2, "augmentation": "none"}
     assert result.spec == TrainingSpec.load(few | {"hardening": method})
-    assert f"clean accuracy                       {result.best.clean}".split() == next(
+    assert f"clean accuracy {result.start.clean} {result.best.clean}".split() == next(
         line.split() for line in ran.splitlines() if line.startswith("clean accuracy")
-    )
+    ), "parent and child on the same images"
     listed = auditor("harden", "list")
     assert job.id[:8] in listed
     assert "tough" in listed

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.samples import PER_PAGE
 from app.server import MAGIC_OFF
+from app.text import JOINER
 from auditor.analyses.neuron_exemplars import exemplars_in
 from auditor.analysis import ANALYSES
 from auditor.audit_spec import AuditSpec
@@ -56,7 +57,7 @@ def texts(page: AppTest) -> str:
         for kind in (page.markdown, page.caption, page.error, page.warning, page.info, page.success)
         for item in kind
     ]
-    return " ".join(str(part).replace("\\", "") for part in parts)
+    return " ".join(str(part).replace("\\", "").replace(JOINER, "") for part in parts)
 
 
 @pytest.mark.parametrize(
