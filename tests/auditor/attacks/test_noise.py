@@ -35,7 +35,7 @@ class Unmoved(nn.Module):
 def asked(attack: str, norm: Norm, epsilon: float) -> tuple[Tensor, Tensor, np.ndarray]:
     """Every image that the model is asked about where nothing works, (N, images, C, H, W), the clean ones, and the passes."""
     network = Unmoved()
-    classifier = Classifier(network, input_shape=SHAPE, num_classes=5)
+    classifier = Classifier(network, input_shape=SHAPE, num_classes=5, copy=False)
     data = ImageDataset(random_images(N), np.zeros(N, np.int64))
     outcome = run_attack(
         classifier, ATTACKS.parse(attack), ThreatModel(norm=norm, epsilon=epsilon), data, np.arange(N),
