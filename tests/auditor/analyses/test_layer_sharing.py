@@ -142,7 +142,7 @@ def test_the_section_builds_from_stored_data_and_draws(tmp_path: Path) -> None:
     )
     classifier = Classifier(network, input_shape=SHAPE, num_classes=3)
     with torch.no_grad():  # no class far from the images
-        network[5].bias -= classifier(torch.rand(64, *SHAPE)).mean(0)
+        classifier.network[5].bias -= classifier(torch.rand(64, *SHAPE)).mean(0)
     subject = attacked(classifier, labelled(classifier, n=16, wrong=0), tmp_path, epsilon=0.5)
     heard: list[float] = []
     watched = replace(subject, on_progress=lambda share, _: heard.append(share))
