@@ -34,7 +34,7 @@ def in_float64(classifier: Classifier) -> Classifier:
     image = torch.full((1, *classifier.input_shape), 0.5, device=exact.device, dtype=torch.float64)
     try:
         exact.logits(image)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, EvaluationError) as error:
         raise EvaluationError(
             f"The network does not run in float64, which the search for a boundary needs: {error}"
         ) from None

@@ -137,7 +137,7 @@ def test_the_gallery_shows_the_first_fooled_and_the_first_resisting(result: Audi
     fooled = [position for position, yes in zip(strongest.positions, strongest.fooled, strict=True) if yes][:4]
     standing = [position for position, yes in zip(strongest.positions, strongest.fooled, strict=True) if not yes][:2]
     assert [row.title for row in result.gallery] == [
-        f"#{result.samples.ids[position]}: class {result.samples.labels[position]}, {outcome}"
+        f"#{result.samples.ids[position]}: kind {result.samples.labels[position]}, {outcome}"
         for positions, outcome in ((fooled, "fooled"), (standing, "not fooled"))
         for position in positions
     ]

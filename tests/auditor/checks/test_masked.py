@@ -13,8 +13,9 @@ from auditor.classifier import Classifier
 from auditor.comparison import compare
 from auditor.dataset import ImageDataset
 from auditor.report import html
-from auditor.report.blocks import Table
+from auditor.report.blocks import Measures, Table
 from auditor.report.section import document
+from auditor.report.sections.verdict import sentences
 from auditor.result import AuditResult
 from tests.auditor.checks.models import FGSM, PGD, Cut, Noise, Quantised, Saturated, Unasked
 from worker.jobs.audit import summarize
@@ -81,7 +82,10 @@ def withheld_everywhere(result: AuditResult) -> None:
     assert (summarize(result)["robust"], summarize(result)["withheld"]) == ([], result.headline_withheld)
     sections = {section.key: section for section in document(result)}
     assert "Robust accuracy is not established" in str(sections["verdict"])
-    assert rate not in str(sections["verdict"])
+    assert rate not in " ".join(sentences(result))
+    measures = sections["verdict"].blocks[0]
+    assert isinstance(measures, Measures)
+    assert [item.value for item in measures.items if "obust" in item.title] == [None]
     table = sections["attacks"].blocks[1]
     assert isinstance(table, Table)
     assert table.rows[-1]["accuracy"] == "not established"

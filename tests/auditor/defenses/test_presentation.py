@@ -59,7 +59,7 @@ def found() -> DefenseStudy:
         labelled(classifier, 60, wrong=6),
         FitSpec.load({"defenses": [{"kind": "nip", **NIP}], "samples": 60}),
     )
-    states, lineage = fit(fitted, classifier, data)
+    states, lineage, *_ = fit(fitted, classifier, data)
     own = evaluate(classifier, fitted.defenses, states, data, np.arange(16), EVALUATION)
     beside = {name: turned(own, by) for by, name in enumerate(("Random direction", "Noise", "Random candidate"))}
     sweeps = {"k": (1.0, 2.0), "similarity": ("index", "member")}

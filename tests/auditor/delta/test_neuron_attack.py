@@ -238,7 +238,7 @@ def test_a_dead_target_needs_the_identity() -> None:
     """The neuron that is wanted has an output of 0 and no gradient: without the identity it stays dead."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(108, 6), nn.ReLU(), nn.Linear(6, 3))
-    classifier = Classifier(network, input_shape=SHAPE, num_classes=3).double()
+    classifier = Classifier(network, input_shape=SHAPE, num_classes=3, copy=False).double()
     x = torch.rand(1, *SHAPE, dtype=torch.float64)
     with torch.no_grad():
         network[1].bias[2] -= network[1](x.flatten(1))[0, 2] + 0.3  # neuron 2 lies 0.3 below zero

@@ -36,7 +36,7 @@ class Branches(nn.Module):
 
 def branches() -> Classifier:
     torch.manual_seed(0)
-    return Classifier(Branches(), input_shape=SHAPE, num_classes=4).double()
+    return Classifier(Branches(), input_shape=SHAPE, num_classes=4, copy=False).double()
 
 
 def by_hand(classifier: Classifier, place: int, image: Tensor, neuron: int, amount: float) -> Tensor:
@@ -89,14 +89,16 @@ def test_a_shortcut_around_the_layer_forbids_the_cut() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head((self.one(x) + x).flatten(1))
 
-    assert not Nudge(Classifier(Around(), input_shape=SHAPE, num_classes=4).double(), "one").cut
+    assert not Nudge(Classifier(Around(), input_shape=SHAPE, num_classes=4, copy=False).double(), "one").cut
 
 
 @pytest.mark.parametrize("kind", ["vgg", "resnet-cifar"])
 def test_cut_or_whole_the_logits_are_the_same(kind: str) -> None:
     torch.manual_seed(0)
     architecture = ARCHITECTURES.build(kind, {})
-    classifier = Classifier(architecture.build(), input_shape=architecture.input_shape, num_classes=10).double()
+    classifier = Classifier(
+        architecture.build(), input_shape=architecture.input_shape, num_classes=10, copy=False
+    ).double()
     layers = before_each_change_of_size(classifier, 6)
     sizes = [layer.spatial for layer in layers]
     assert len(set(sizes)) == len(sizes)
@@ -154,7 +156,7 @@ def test_of_two_equal_logits_the_lower_index_is_the_answer() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(108, 3), nn.Identity())
     with torch.no_grad():
         network[1].weight[:], network[1].bias[:] = 0.0, torch.tensor([1.0, 2.0, 1.0])
-    classifier = Classifier(network, input_shape=SHAPE, num_classes=3).double()
+    classifier = Classifier(network, input_shape=SHAPE, num_classes=3, copy=False).double()
     margins = NudgedMargins(classifier, classifier, "1").lines(
         torch.rand(1, *SHAPE), torch.tensor([1]), torch.arange(3), 9
     )

@@ -46,7 +46,7 @@ def test_all_channels_of_a_layer_make_the_pass_clean_from_there_on(layer: str) -
 def test_in_a_residual_network_too_the_first_layer_is_all_there_is() -> None:
     torch.manual_seed(0)
     network = ARCHITECTURES.build("resnet-cifar", {"depth": 20}).build()
-    classifier = Classifier(network, input_shape=(3, 32, 32), num_classes=10)
+    classifier = Classifier(network, input_shape=(3, 32, 32), num_classes=10, copy=False)
     x, x_adv = torch.rand(2, 2, 3, 32, 32)
     features = record(classifier, x, ["conv1", "layer2.0.conv1"])
     with transplanted(network, features, {"conv1": every(16)}):
@@ -71,7 +71,7 @@ def test_some_channels_of_several_layers_are_overwritten_in_order() -> None:
 
     with torch.no_grad():
         expected = one_by_one(network, X_ADV, {layer: graft(layer) for layer in masks})
-        with transplanted(network, record(classifier, X, masks), masks):
+        with transplanted(classifier.network, record(classifier, X, masks), masks):
             assert torch.allclose(classifier(X_ADV), expected, rtol=1e-12, atol=1e-12)
 
 
