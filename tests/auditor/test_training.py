@@ -123,13 +123,16 @@ def test_validation_images_are_never_trained_on_and_follow_the_seed(tmp_path: Pa
         seen.asked = []
         points: list[Point] = []
         spec = spec_of(seed=seed, validation_share=0.25, sensitivity_samples=0)
-        # The first ten are validated at the start, then 8 at a time are trained on.
+        # Ten are validated at the start, some of which are first asked whether the network answers at random; then 8 at a
+        # time are trained on.
         train(spec, deeper_classifier(), seen, folder=tmp_path / str(seed), on_point=points.append)
         validation = set(seen.order(seed)[:10].tolist())
-        assert validation == set(seen.asked[:10])
+        first = next(place for place, sample in enumerate(seen.asked) if sample not in validation)
+        assert set(seen.asked[:first]) == validation
         counts = {sample: seen.asked.count(sample) for sample in range(40)}
-        # Each validation looks once for the clean pass and once for the attack on those that are right.
-        assert all(counts[sample] in range(4, 9) for sample in validation)
+        # Each of four validations looks once for the clean pass and once for the attack on those that are right; some images
+        # are also asked about randomness, at the start once more, and by the attack before it takes a copy.
+        assert all(counts[sample] in range(4, 4 * 4 + 2) for sample in validation)
         trained = [sample for sample in seen.asked if sample not in validation]
         assert len(trained) == 3 * 3 * 8
         held.append(validation)
