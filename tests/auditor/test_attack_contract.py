@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from auditor.attack import ATTACKS, Attack, Ensemble
-from auditor.classifier import Classifier
+from auditor.classifier import NO_CLASS, Classifier
 from auditor.criterion import Criterion, Misclassification, TargetedMisclassification
 from auditor.dataset import ImageDataset
 from auditor.errors import AuditorError, EvaluationError, SpecError
@@ -320,15 +320,18 @@ def test_a_norm_that_the_attack_does_not_know_and_useless_restarts_are_refused()
         attacked(ATTACKS.parse("pgd:restarts=2"), Norm.LINF, early_stop=False)
 
 
-def test_nan_logits_stop_the_evaluation() -> None:
+def test_images_without_an_answer_are_fooled_but_reach_no_target() -> None:
+    """An audit stops, or names them (test_unanswered); the attack itself takes NaN for what it is: no class."""
     classifier = small_classifier()
     data = labelled(classifier)
+    labels = torch.from_numpy(data.labels[:4])
     classifier.network[0].weight.data.fill_(torch.nan)
-    with pytest.raises(EvaluationError, match="NaN"):
-        run_attack(
-            classifier, ATTACKS.parse("fgsm"), ThreatModel(), data, np.arange(4),
-            Misclassification(torch.from_numpy(data.labels[:4])), seed=0, batch_size=4,
-        )  # fmt: skip
+    for criterion, fooled in ((Misclassification(labels), True), (TargetedMisclassification((labels + 1) % 5), False)):
+        outcome = run_attack(
+            classifier, ATTACKS.parse("fgsm"), ThreatModel(), data, np.arange(4), criterion, seed=0, batch_size=4
+        )
+        assert (outcome.fooled == fooled).all()
+        assert (outcome.prediction == NO_CLASS).all()
 
 
 def test_an_attack_that_leaves_its_budget_is_stopped_by_the_harness() -> None:
