@@ -78,7 +78,7 @@ def test_behind_the_last_activation_it_is_the_closed_form(x: Tensor) -> None:
     """Where a linear layer alone follows, the search finds eq. 2 (without the rule that outputs stay positive)."""
     torch.manual_seed(1)
     network = nn.Sequential(nn.Flatten(), nn.Linear(108, 12), nn.ReLU(), nn.Linear(12, 5))
-    classifier = Classifier(network.double(), input_shape=SHAPE, num_classes=5)
+    classifier = Classifier(network.double(), input_shape=SHAPE, num_classes=5, copy=False)
     (found,) = find(classifier, x, layers="2", neurons=12, bound=1e6, points=2000).data["layers"]
     features = network[:3](x)
     delta = delta_values(features, classifier(x), network[3].weight, floor=-np.inf).value.numpy()
