@@ -27,7 +27,7 @@ class Reproduce(ReportSection):
                 Text(
                     text="Save the specification below as spec.json, add the model and the data set whose hashes stand above, "
                     "and run: auditor audit run MODEL DATASET --spec spec.json. The same specification on the same kind of "
-                    "device gives the same verdicts, whatever the batch size."
+                    f"device gives the same verdicts{_batches(result)}."
                 ),
                 Text(text=result.spec.model_dump_json(indent=2), tone="code"),
                 Table(
@@ -37,3 +37,12 @@ class Reproduce(ReportSection):
                 ),
             ),
         )
+
+
+def _batches(result: AuditResult) -> str:
+    """A network that answers at random draws its numbers for a batch as a whole."""
+    return (
+        f" with {result.provenance.batch_size} images to a pass"
+        if result.random
+        else ", up to rounding in other batches"
+    )
