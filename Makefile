@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 ARGS ?=
 # One more than there are cores: a third of the tests' time is spent waiting for processes and pages.
 TEST_WORKERS ?= $(shell echo $$(( $$(nproc) + 1 )))
+SIDE_BY_SIDE := -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo up test test-slow lint lock clean install
+.PHONY: demo up test test-thorough test-slow quick coverage docs lint lock clean install architecture
 
 install: $(VENV)/.runtime
 
@@ -18,10 +19,28 @@ up: $(VENV)/.runtime  ## worker and dashboard
 
 test: $(VENV)/.dev  ## lint, types, architecture, tests
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not thorough" $(SIDE_BY_SIDE) $(ARGS)
 
-test-slow: $(VENV)/.dev
+quick: $(VENV)/.dev  ## types, layers, the contracts and the tests of what changed since main, in under a minute
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy
+	@said=$$($(BIN)/lint-imports) || { echo "$$said"; exit 1; }
+	$(BIN)/python -m tests.quick
+
+coverage: $(VENV)/.dev  ## the tests again, and which lines they reach: build/coverage/index.html (ARGS: which tests)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -q -m "not slow and not thorough and not browser" $(ARGS)
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage html -q -d build/coverage
+	$(BIN)/coverage report --format=total
+
+test-thorough: $(VENV)/.dev  ## the same checks on larger networks and more services; .ci/run calls it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "thorough and not slow" $(SIDE_BY_SIDE) $(ARGS)
+
+test-slow: $(VENV)/.dev  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+docs: $(VENV)/.docs  ## the documentation site in build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -d build/site
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -32,6 +51,10 @@ lint: $(VENV)/.dev
 lock: $(VENV)/.uv  ## resolve the dependencies anew
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --upgrade --no-header pyproject.toml --group build -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header -c requirements.txt pyproject.toml --group build --group dev -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header -c requirements-dev.txt pyproject.toml --group build --group docs -o requirements-docs.txt
+
+architecture: $(VENV)/.dev  ## draw the wings of the code anew, docs/architecture.md
+	$(BIN)/python docs/architecture.py
 
 clean:
 	rm -rf $(VENV)
@@ -49,4 +72,8 @@ $(VENV)/.runtime: $(VENV)/.uv requirements.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime requirements-docs.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r requirements-docs.txt
 	touch $@

@@ -1,4 +1,4 @@
-"""Evaluations of a stored defense: the form, how far one is, and what came of it."""
+"""Evaluations of a stored defense: the form, their progress, and their results."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from app import forms, render
 from app.commands.show import duration, rate, when
 from app.job_details import failure
 from app.playground import threat_form
-from app.state import client, defense_report, defense_sections, parameter
+from app.state import client, defense_report, defense_sections
 from app.text import plain
-from auditor.attack import ATTACKS, Attack, Ensemble
+from app.widgets import beginning, choose, errors_shown, live
+from auditor.attacking.attack import ATTACKS, Attack, Ensemble
+from auditor.attacking.threat import ThreatModel
 from auditor.defending.effort import EFFORTS
+from auditor.defending.evaluation import EvaluationSpec
+from auditor.defending.fit import FitSpec
+from auditor.defending.nip.adaptive import paper_attacks
+from auditor.defending.nip.pool import CandidateDefense
+from auditor.defending.nip.published import levels
+from auditor.defending.spec import TableSpec
 from auditor.defending.sweep import Sweep
-from auditor.defense_evaluation import DefenseSpec
-from auditor.defense_fit import FitSpec
-from auditor.defense_study import StudySpec
-from auditor.errors import AuditorError
-from auditor.nip.adaptive import paper_attacks
-from auditor.nip.pool import CandidateDefense
-from auditor.nip.published import levels
-from auditor.threat import ThreatModel
-from worker.defense_service import EvaluationView
 from worker.defenses import DefenseView
+from worker.service.defenses import EvaluationView
 
 
 def evaluations(view: DefenseView) -> None:
     """All of them, a form for another, and the one that is looked at."""
-    known = client().defense_evaluations(view.row.id)
+    known = client().defenses.evaluations(view.row.id)
     with st.expander("New evaluation", expanded=not known, icon=":material/play_arrow:"):
         _add(view)
     if not known:
@@ -41,7 +41,7 @@ def evaluations(view: DefenseView) -> None:
         return
     job = next(item.job for item in known if item.job.id == job_id)
     if not job.ended:
-        _live(job_id)
+        live(job_id)
     elif job.state != "succeeded":
         failure(job, "The evaluation has no result.")
     else:
@@ -54,41 +54,38 @@ def evaluations(view: DefenseView) -> None:
 
 
 def _add(view: DefenseView) -> None:
-    rows = {row.id: row for row in client().fitting(view.row.model_id)}
+    rows = {row.id: row for row in client().library.fitting(view.row.model_id)}
     ids = list(rows)
     if not ids:
-        st.info("No data set has images that this model takes. Add one under Datasets.")
+        st.info("No data set has images that this model takes. Add one under Data sets.")
         return
     others = [item for item in ids if item != view.row.dataset_id]
     dataset = st.selectbox(
         "Test images", ids, index=ids.index(others[0]) if others else 0, format_func=lambda item: rows[item].name,
-        key="evaluate-data", help="Not those that the defense learnt from.",
+        key="evaluate-data", help="Do not use the images that the defense was fitted on.",
     )  # fmt: skip
     seen = dataset == view.row.dataset_id
     if seen:
-        st.warning("The defense learnt from images of this data set: its numbers on the very same ones are too high.")
-    try:
+        st.warning("The defense was fitted on images of this data set. Its numbers on those images are too high.")
+    with errors_shown():
         spec = _spec(view, seen)
         _show_cost(view, dataset, spec)
         if st.button("Evaluate", type="primary", key="evaluate-queue"):
-            job_id = client().evaluate_defense(view.row.id, dataset, spec)
-            st.session_state["evaluate-chosen"] = job_id
+            job_id = client().defenses.evaluate(view.row.id, dataset, spec)
             st.query_params.from_dict({"defense": view.row.id, "evaluation": job_id})
             st.rerun()
-    except AuditorError as error:
-        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
 
 
-def _show_cost(view: DefenseView, dataset: str, spec: StudySpec) -> None:
+def _show_cost(view: DefenseView, dataset: str, spec: EvaluationSpec) -> None:
     """What the evaluation costs at most, before it is queued."""
-    cost = client().evaluation_estimate(view.row.id, dataset, spec)
+    cost = client().defenses.estimate(view.row.id, dataset, spec)
     text = f"At most {cost.passes / cost.samples:,.0f} forward passes of the model for each of {cost.samples:,} images"
     if cost.seconds is not None:
         text += f", about {duration(cost.seconds)} on the machine that vetted it"
-    st.caption(plain(f"{text}; images that are fooled early spare much of it, and a defense's own work comes on top."))
+    st.caption(plain(f"{text}; images fooled early save much of this, and the defense's own computation adds to it."))
 
 
-def _spec(view: DefenseView, seen: bool) -> StudySpec:
+def _spec(view: DefenseView, seen: bool) -> EvaluationSpec:
     """The whole form; a SpecError says what is wrong with a value."""
     threat = threat_form("evaluate")
     titles = {name: effort.title for name, effort in EFFORTS.items()}
@@ -99,36 +96,36 @@ def _spec(view: DefenseView, seen: bool) -> StudySpec:
     st.caption(plain(effort.summary))
     values: dict[str, Any] = {}
     values["controls"] = st.checkbox(
-        "Controls beside it", value=True, key="evaluate-controls",
-        help="Random moves of the same size, for NIP and NIP_n a random candidate, evaluated alike. Each takes as long again.",
+        "Evaluate controls", value=True, key="evaluate-controls",
+        help="Random moves of the same size; for NIP and NIP_n a random candidate. Each takes as long as the defense.",
     )  # fmt: skip
     if seen:
-        values["unseen"] = st.checkbox("Only images that it did not learn from", value=True, key="evaluate-unseen")
-    chosen = effort.values | {"threat": threat}
+        values["unseen"] = st.checkbox("Only images that it was not fitted on", value=True, key="evaluate-unseen")
+    chosen: dict[str, Any] = {**effort.values, "threat": threat}
     if any(isinstance(defense, CandidateDefense) for defense in FitSpec.load(view.row.spec).defenses):
         if st.checkbox("The NIP paper's own adaptive attacks", value=True, key="evaluate-paper"):
             chosen["influence"] = paper_attacks()
-        told = "With its oracles, and a random direction with the same knowledge. It is no defense, and enters no headline."
+        told = "With its oracles, and a random direction with the same knowledge. They do not count for the headline."
         if st.checkbox("Reproduce the published code", value=False, key="evaluate-published", help=told):
             chosen["published"] = levels()
     with st.expander("All settings"):
         values |= forms.fields(
-            StudySpec,
+            EvaluationSpec,
             f"evaluate-{name}",
             only=("samples", "sweep_samples", "device"),
             defaults={"samples": effort.samples},
         )
         chosen |= forms.fields(
-            DefenseSpec, f"evaluate-{name}", skip=("threat", "static", "influence", "published"), defaults=effort.values
+            TableSpec, f"evaluate-{name}", skip=("threat", "static", "influence", "published"), defaults=effort.values
         )
         chosen["static"] = _static(threat)
         sweeps = st.text_area(
             "Sweeps", "", key="evaluate-sweeps", placeholder="k=1+5+10\nepsilon=2/255+8/255", height=80,
-            help="One parameter with its values on each line; each value is a whole evaluation on fewer images.",
+            help="One parameter and its values per line. Each value is a full evaluation on fewer images.",
         )  # fmt: skip
     values["sweeps"] = [Sweep.parse(line) for line in sweeps.splitlines() if line.strip()]
     return forms.checked(
-        StudySpec, values | {"evaluation": forms.checked(DefenseSpec, chosen, "evaluation")}, "evaluation"
+        EvaluationSpec, values | {"evaluation": forms.checked(TableSpec, chosen, "evaluation")}, "evaluation"
     )
 
 
@@ -141,7 +138,7 @@ def _static(threat: ThreatModel) -> list[Attack]:
     kinds = st.multiselect(
         "Static attacks", list(fitting), [kind for kind in ("fgsm", "pgd") if kind in fitting],
         format_func=lambda kind: fitting[kind].display_title(), key=f"evaluate-static-{threat.norm}",
-        help="On the undefended model, each within epsilon and for the closest image.",
+        help="Run on the undefended model, each within epsilon and for the closest image.",
     )  # fmt: skip
     made = []
     for kind in kinds:
@@ -152,22 +149,13 @@ def _static(threat: ThreatModel) -> list[Attack]:
 
 
 def _pick(known: list[EvaluationView]) -> str | None:
-    """Which evaluation to show; its id stands in the page's address."""
+    """Which evaluation to show, the newest at first."""
     titles = {view.job.id: _title(view) for view in known}
-    current = parameter("evaluation")
-    matches = [job_id for job_id in titles if len(current) >= 4 and job_id.startswith(current)]
-    if current and len(matches) != 1:
-        st.warning(f"There is no evaluation {plain(current)} of this defense. Choose one of these.")
-    if st.session_state.get("evaluate-chosen") not in titles:
-        st.session_state["evaluate-chosen"] = matches[0] if len(matches) == 1 else known[0].job.id
-    chosen = st.selectbox("Evaluation", list(titles), format_func=titles.__getitem__, key="evaluate-chosen")
-    if chosen and st.query_params.get("evaluation") != chosen:
-        st.query_params["evaluation"] = chosen
-    return chosen
+    naming = beginning(titles, "There is no evaluation {} of this defense.")
+    return choose("Evaluation", titles, "evaluation", key="evaluate-chosen", naming=naming, first=known[0].job.id)
 
 
 def _title(view: EvaluationView) -> str:
-    # Nothing that changes: the select box keeps the choice under its title.
     return f"{view.dataset}, {when(view.job.created)} · {view.job.id[:8]}"
 
 
@@ -186,19 +174,3 @@ def _outcomes(known: list[EvaluationView]) -> None:
         ],
         hide_index=True,
     )  # fmt: skip
-
-
-@st.fragment(run_every=2.0)
-def _live(job_id: str) -> None:
-    """How far an evaluation is."""
-    job = client().job(job_id)
-    if job.ended:
-        st.rerun()
-    left, right = st.columns([5, 1], vertical_alignment="center")
-    time_left = f", about {duration(job.eta)} left" if job.eta is not None else ""
-    left.progress(job.share, text=plain(f"{100 * job.share:.0f} %: {job.step or job.state}{time_left}"))
-    if right.button("Cancel", key="evaluate-cancel"):
-        client().cancel(job_id)
-        st.rerun(scope="fragment")
-    if job.notice:
-        st.caption(plain(job.notice))

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import streamlit as st
 from pydantic import BaseModel, ValidationError
 
-from auditor.capability import Capability, Catalog
-from auditor.errors import SpecError
+from auditor.kit.capability import Capability, Catalog
+from auditor.kit.errors import SpecError
 
 C = TypeVar("C", bound=Capability)
 M = TypeVar("M", bound=BaseModel)
@@ -26,7 +26,7 @@ def capability(
     given: dict[str, Any] | None = None,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> C:
-    """The form of one member; raises SpecError where the values do not make one. ``given`` fills what ``skip`` leaves out,
+    """The form of one member; raises SpecError if the values do not make one. ``given`` fills what ``skip`` leaves out,
     ``defaults`` stand in for the member's own."""
     member = catalog[kind]
     values = fields(member, f"{key}-{kind}", skip=("kind", *skip), defaults=defaults)
@@ -50,10 +50,10 @@ def fields(
     wide = [name for name in chosen if _is_long(described[name])]
     narrow = [name for name in chosen if name not in wide]
     values: dict[str, Any] = {}
-    columns = st.columns(min(3, len(narrow))) if narrow else []
-    for index, name in enumerate(narrow):
-        with columns[index % len(columns)]:
-            values[name] = _widget(name, model, described[name], f"{key}-{name}")
+    for start in range(0, len(narrow), 3):  # by rows, so that a narrow window keeps the order
+        for place, name in zip(st.columns(min(3, len(narrow))), narrow[start : start + 3], strict=False):
+            with place:
+                values[name] = _widget(name, model, described[name], f"{key}-{name}")
     for name in wide:
         values[name] = _widget(name, model, described[name], f"{key}-{name}")
     return {name: values[name] for name in chosen}
@@ -64,7 +64,7 @@ def checked(model: type[M], values: dict[str, Any], subject: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise SpecError.from_validation(subject, error) from None
+        raise SpecError.from_validation(subject, error, model) from None
 
 
 def label_of(name: str) -> str:

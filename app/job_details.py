@@ -10,7 +10,8 @@ from app.commands.show import duration, when
 from app.render import identifier
 from app.state import client
 from app.text import plain
-from auditor.errors import AuditorError
+from app.widgets import errors_shown
+from auditor.kit.errors import AuditorError
 from worker.client import JobView
 
 LOG_HEIGHT = 400
@@ -22,9 +23,9 @@ def details(job: JobView) -> None:
     st.caption(
         f"queued: {when(job.created)} UTC, attempts: {job.attempts}, time of the last attempt: {duration(job.seconds)}"
     )
-    with st.expander("What it was asked to do"):
+    with st.expander("Request"):
         try:
-            request = client().request(job.id).model_dump(mode="json")
+            request = client().jobs.request(job.id).model_dump(mode="json")
             st.code(json.dumps(request, indent=2), language="json", height=LOG_HEIGHT)
         except AuditorError as error:  # a plug-in that is no longer installed
             st.caption(plain(str(error)))
@@ -36,29 +37,28 @@ def failure(job: JobView, before: str = "") -> None:
     """Why a job has no result, and the way to its log and to running it again."""
     said = f"{job.error} {job.hint}".strip() or f"It was {job.state}."
     st.error(plain(f"{before} {said}".strip()))
-    st.page_link("views/jobs.py", label="Open the job: its log, run again", query_params={"job": job.id})
+    st.page_link("views/jobs.py", label="Open the job, to read its log or run it again", query_params={"job": job.id})
 
 
 def run_again(job: JobView) -> None:
     """The button for a job that came to nothing."""
-    if st.button("Run again", key=f"again-{job.id}", icon=":material/replay:", help="A new job with the same request."):
-        try:
-            st.query_params["job"] = client().run_again(job.id)
-        except AuditorError as error:
-            st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
-            return
-        st.rerun()
+    if st.button(
+        "Run again", key=f"again-{job.id}", icon=":material/replay:", help="Queues a new job with the same request."
+    ):
+        with errors_shown():
+            st.query_params["job"] = client().jobs.run_again(job.id)
+            st.rerun()
 
 
 def _log(job: JobView) -> None:
-    text = client().job_log(job.id)
+    text = client().jobs.log(job.id)
     if text is None:
         st.caption(
             "No worker has started it yet." if not job.attempts
-            else f"It is not on this machine. On that of its worker it is logs/job-{job.id}.log in the home."
+            else f"It is not on this machine. On its worker's machine it is logs/job-{job.id}.log in the home."
         )  # fmt: skip
         return
-    st.code(text or "It wrote nothing.", language=None, height=LOG_HEIGHT, wrap_lines=True)
+    st.code(text or "The log is empty.", language=None, height=LOG_HEIGHT, wrap_lines=True)
     st.download_button(
         "Download the log", text, f"job-{job.id}.log", "text/plain", on_click="ignore", key=f"log-{job.id}"
     )

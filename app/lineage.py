@@ -27,5 +27,5 @@ def tree(relatives: list[Relative], current: str) -> None:
         if one.audit_id:
             link.page_link("views/result.py", label="Audit", query_params={"audit": one.audit_id})
     st.caption(
-        "Numbers: each model's newest finished audit, so they may be of different samples; Compare pairs two audits."
+        "The numbers are from each model's newest finished audit and may be of different samples. Compare uses the same samples."
     )

@@ -38,7 +38,7 @@ class Session(NamedTuple):
 
 
 class Sessions:
-    """Signed sessions. The key comes from the token, so that a new token ends them all; nothing is kept but who logged out."""
+    """Signed sessions. The key comes from the token, so a new token ends them all; nothing is kept but who logged out."""
 
     def __init__(self, token: str, seconds: float, ended: Path) -> None:
         """``ended``: the file in which logged-out sessions are kept until they would have ended by themselves."""
@@ -248,7 +248,7 @@ class Login:
             return answer
         if not _same(token.strip(), self._token):
             self._throttle.wrong(client, known=bool(known))
-            return _form(target, "This is not the token.")
+            return _form(target, "The token is wrong.")
         welcome = RedirectResponse(target, 303)
         cookie, seconds = self._sessions.new()
         secure = request.url.scheme == "https"
@@ -335,7 +335,7 @@ def _form(target: str, said: str = "", *, status: int = 401) -> HTMLResponse:
         "Log in",
         f'{message}<form method="post" action="/login"><input type="hidden" name="next" value="{html.escape(target)}">'
         '<label>Token <input type="password" name="token" autocomplete="current-password" required autofocus></label> '
-        "<button>Log in</button></form><p>The token is the value of AUDITOR_TOKEN, which the operator of this dashboard set.</p>",
+        "<button>Log in</button></form><p>The token is the value of AUDITOR_TOKEN, set by the operator of this dashboard.</p>",
         status=status,
     )
 

@@ -21,7 +21,7 @@ PAGES = {
     ],
     "Library": [
         st.Page("views/models.py", title="Models", icon=":material/hub:", url_path="models"),
-        st.Page("views/datasets.py", title="Datasets", icon=":material/image:", url_path="datasets"),
+        st.Page("views/datasets.py", title="Data sets", icon=":material/image:", url_path="datasets"),
     ],
 }
 
@@ -29,7 +29,7 @@ st.set_page_config(page_title="Neuron Auditor", page_icon=str(Path(__file__).par
 st.html(Path(__file__).parent / "page.css")
 page = st.navigation(PAGES)
 with st.sidebar:
-    if not client().workers():
+    if not client().jobs.workers():
         st.warning("No worker is running: jobs wait. Start one with `auditor worker`.")
     if client().settings.token.get_secret_value().strip():
         st.html('<a href="/logout">Log out</a>')

@@ -10,14 +10,14 @@ import streamlit as st
 from app import forms, render
 from app.commands.show import when
 from app.job_details import failure
-from app.state import client, parameter, played
+from app.state import client, played
 from app.text import plain
-from auditor.attack import ATTACKS
+from app.widgets import beginning, choose, errors_shown, live
+from auditor.attacking.attack import ATTACKS
+from auditor.attacking.threat import Norm, ThreatModel
 from auditor.defending.playground import PlaySpec
-from auditor.errors import AuditorError
-from auditor.report.blocks import Image
 from auditor.report.playground import READINGS, playground_blocks
-from auditor.threat import Norm, ThreatModel
+from auditor.show.blocks import Image
 from worker.client import JobView
 from worker.defenses import DefenseView
 
@@ -26,7 +26,7 @@ PER_PAGE = 8
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def thumbnails(dataset_id: str, start: int) -> list[Image]:
-    return client().preview(dataset_id, PER_PAGE, start)
+    return client().library.preview(dataset_id, PER_PAGE, start)
 
 
 def threat_form(key: str) -> ThreatModel:
@@ -43,9 +43,9 @@ def threat_form(key: str) -> ThreatModel:
 @st.fragment
 def playground(view: DefenseView) -> None:
     """A fragment of its own: turning pages of images does not draw the rest again."""
-    rows = {row.id: row for row in client().fitting(view.row.model_id)}
+    rows = {row.id: row for row in client().library.fitting(view.row.model_id)}
     if not rows:
-        st.info("No data set has images that this model takes. Add one under Datasets.")
+        st.info("No data set has images that this model takes. Add one under Data sets.")
         return
     ids = list(rows)
     others = [item for item in ids if item != view.row.dataset_id]
@@ -58,51 +58,37 @@ def playground(view: DefenseView) -> None:
     page = right.number_input(f"Page, 1 to {pages:,}", 1, pages, key=f"play-page-{dataset}")
     start = (int(page) - 1) * PER_PAGE
     sample = _pick(dataset, start)
-    try:
+    with errors_shown():
         spec = _spec()
         if st.button(f"Play with image {sample}", type="primary", key="play-run"):
-            st.session_state[_box(view)] = client().play(view.row.id, dataset, sample, spec)
-    except AuditorError as error:
-        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
-        return
+            st.query_params["play"] = client().defenses.play(view.row.id, dataset, sample, spec)
     job_id = _chosen(view)
     if job_id:
         _outcome(job_id)
 
 
-def _box(view: DefenseView) -> str:
-    return f"play-job-{view.row.id}"
-
-
 def _chosen(view: DefenseView) -> str | None:
-    """One of the runs with this defense, which stay; its id stands in the page's address under ``play``."""
-    known = {job.id: job for job in client().plays(view.row.id)}
+    """One of the runs with this defense, which stay."""
+    known = client().defenses.plays(view.row.id)
     if not known:
         return None
-    current, box = parameter("play"), _box(view)
-    named = [job_id for job_id in known if len(current) >= 4 and job_id.startswith(current)]
-    if box not in st.session_state and current:
-        if len(named) == 1:
-            st.session_state[box] = named[0]
-        else:
-            st.warning(f"There is no run {plain(current)} of the playground with this defense. Choose one of these.")
-    if st.session_state.get(box) not in known:
-        st.session_state[box] = None
-    # Nothing that changes: the select box keeps the choice under its title.
-    chosen: str | None = st.selectbox(
-        "Result", list(known), key=box, placeholder=f"Choose one of {len(known)}",
-        format_func=lambda job_id: f"{_what(known[job_id])} · {when(known[job_id].created)} UTC · {job_id[:8]}",
-    )  # fmt: skip
-    if chosen and st.query_params.get("play") != chosen:
-        st.query_params["play"] = chosen
-    return chosen
+    titles = {job.id: f"{_what(job)} · {when(job.created)} UTC · {job.id[:8]}" for job in known}
+    naming = beginning(titles, "There is no run {} of the playground with this defense.")
+    return choose(
+        "Result",
+        titles,
+        "play",
+        key=f"play-job-{view.row.id}",
+        naming=naming,
+        placeholder=f"Choose one of {len(known)}",
+    )
 
 
 def _what(job: JobView) -> str:
     """The image, attack and threat of a run."""
-    request: Any = client().request(job.id)
+    request: Any = client().jobs.request(job.id)
     attack = request.play.attack.display_title()
-    return f"image {request.sample} of {client().dataset(request.dataset_id).name}, {attack}, {request.play.threat}"
+    return f"image {request.sample} of {client().library.dataset(request.dataset_id).name}, {attack}, {request.play.threat}"
 
 
 def _pick(dataset: str, start: int) -> int:
@@ -127,7 +113,7 @@ def _picked(key: str, sample: int) -> None:
 def _spec() -> PlaySpec:
     threat = threat_form("play")
     with st.expander("Attack"):
-        st.caption("The same attack is run on the network alone, and through the defense.")
+        st.caption("The same attack runs on the network without the defense, and through the defense.")
         fitting = {
             member.kind_name(): member for member in ATTACKS
             if threat.norm in member.norms and member.uses_gradients and not member.control
@@ -143,28 +129,20 @@ def _spec() -> PlaySpec:
 
 
 def _outcome(job_id: str) -> None:
-    job = client().job(job_id)
+    job = client().jobs.get(job_id)
     if not job.ended:
-        _live(job_id)
+        live(job_id)
         return
     if job.state != "succeeded":
         failure(job)
         return
-    names = client().class_names(str(job.model_id), str(job.dataset_id))
+    names = client().library.class_names(str(job.model_id), str(job.dataset_id))
     reading = st.segmented_control(
         "Influence on", list(READINGS), default="own", required=True, format_func=READINGS.__getitem__,
-        key="play-reading", help="NIP looks at the class that the network gives each image.",
+        key="play-reading", help="NIP uses the class that the network predicts for each image.",
     )  # fmt: skip
     for index, block in enumerate(playground_blocks(played(job_id), names, reading or "own")):
         if block.type == "images":
             render.images(block, beside=1)
         else:
             render.draw_block(block, f"play-{job_id}-{index}", None, ())
-
-
-@st.fragment(run_every=1.0)
-def _live(job_id: str) -> None:
-    job = client().job(job_id)
-    if job.ended:
-        st.rerun()
-    st.progress(job.share, text=plain(f"{job.step or job.state} {job.notice}".strip()))

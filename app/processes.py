@@ -1,4 +1,4 @@
-"""Processes of ours that run beside each other: a worker and a dashboard, which end when their parent does."""
+"""Processes of ours that run side by side: a worker and a dashboard, which end when their parent does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from auditor.errors import ServiceError
+from auditor.kit.errors import ServiceError
 from worker.queues import CPU
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 WATCH = "AUDITOR_DIE_WITH_PARENT"
-"""Set for our children: they end when their standard input does, so that none outlives a killed parent."""
+"""Set for our children: they end when their standard input does, so none outlives a killed parent."""
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -28,10 +28,23 @@ POLL_SECONDS = 0.5
 RESTART_SECONDS = 2.0
 
 
+def no_server() -> None:
+    """For a process that forks no jobs, or starts a job server of its own."""
+
+
 @contextmanager
-def child(settings: Settings, *arguments: str, log: str) -> Iterator[subprocess.Popen[bytes]]:
-    """``auditor ARGUMENTS`` as a process of ours, its output in the log folder; asked to end, then killed, at the end."""
+def child(
+    settings: Settings, *arguments: str, log: str, server: Callable[[], int | None] = no_server
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``auditor ARGUMENTS`` as a process of ours, its output in the log folder; asked to end, then killed, at the end.
+
+    ``server``: gives the descriptor of our job server, for a worker that is to share it.
+    """
+    from worker.launch import CONTROL
     from worker.private import private_log
+
+    control = server()
+    shared = {} if control is None else {CONTROL: str(control)}
 
     with private_log(settings.logs / f"{log}.log") as output:
         process = subprocess.Popen(
@@ -39,7 +52,8 @@ def child(settings: Settings, *arguments: str, log: str) -> Iterator[subprocess.
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            env={**settings.environment(), WATCH: "1"},
+            env={**settings.environment(), **shared, WATCH: "1"},
+            pass_fds=[] if control is None else [control],
             start_new_session=True,
         )
     try:
@@ -57,13 +71,15 @@ def child(settings: Settings, *arguments: str, log: str) -> Iterator[subprocess.
 
 
 @contextmanager
-def kept_running(settings: Settings, *arguments: str, log: str) -> Iterator[None]:
+def kept_running(
+    settings: Settings, *arguments: str, log: str, server: Callable[[], int | None] = no_server
+) -> Iterator[None]:
     """The same, started again whenever it ends while this lasts."""
     stopping = threading.Event()
 
     def keep() -> None:
         while not stopping.is_set():
-            with child(settings, *arguments, log=log) as process:
+            with child(settings, *arguments, log=log, server=server) as process:
                 while process.poll() is None and not stopping.wait(POLL_SECONDS):
                     pass
             stopping.wait(RESTART_SECONDS)
@@ -84,7 +100,7 @@ def worker_if_none(client: Client) -> Iterator[Callable[[], None]]:
     with ExitStack() as stack:
 
         def ensure() -> None:
-            if not any(CPU in row.queues for row in client.workers()):
+            if not any(CPU in row.queues for row in client.jobs.workers()):
                 process = stack.enter_context(child(client.settings, "worker", log="worker"))
                 wait_for_worker(client, process)
 
@@ -95,7 +111,7 @@ def worker_if_none(client: Client) -> Iterator[Callable[[], None]]:
 def wait_for_worker(client: Client, process: subprocess.Popen[bytes]) -> None:
     """Until the worker has said that it is there. Raises ServiceError when it ends or takes too long."""
     limit = time.monotonic() + START_SECONDS
-    while not any(f"-{process.pid}-" in row.id for row in client.workers()):
+    while not any(f"-{process.pid}-" in row.id for row in client.jobs.workers()):
         if process.poll() is not None or time.monotonic() > limit:
             raise ServiceError("The worker did not start.", f"Its log is {client.settings.logs / 'worker.log'}.")
         time.sleep(0.2)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import streamlit as st
 
 from app.text import plain
-from auditor.report.blocks import (
+from auditor.show.blocks import (
     AnyBlock,
     Figure,
     Images,
@@ -21,8 +21,8 @@ from auditor.report.blocks import (
     show_interval,
     show_measure,
 )
-from auditor.report.charts import PICK, draw
-from auditor.report.export import as_csv, as_svg
+from auditor.show.charts import PICK, draw
+from auditor.show.export import as_csv, as_svg
 
 MEASURE_PIXELS = 200
 """Room for the longest number at the size of a metric; Streamlit cuts what does not fit."""
@@ -75,7 +75,7 @@ def _measures(block: Measures) -> None:
         for item in block.items:
             with st.container(width=MEASURE_PIXELS, gap=None):
                 st.metric(plain(item.title), show_measure(item), help=plain(item.explanation) or None)
-                st.caption(plain(show_interval(item)))
+                st.caption(plain(show_interval(item).replace("n = ", "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")))
 
 
 def _table(block: Table) -> None:
@@ -119,7 +119,7 @@ def _exports(block: Figure, key: str) -> None:
 
 
 def _chosen(block: Figure, key: str, event: object) -> str:
-    """The mark that is open: the last one clicked or chosen; it stands in the page's address, so that a link opens it too."""
+    """The mark that is open: the last one clicked or chosen; it stands in the page's address, so a link opens it too."""
     names = list(dict.fromkeys(str(row[block.select]) for row in block.rows))
     picked = event["selection"].get(PICK) if isinstance(event, dict) else None
     clicked = str(picked[0][block.select]) if picked else ""

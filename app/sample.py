@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from auditor.audit_spec import AuditSpec
-from auditor.classifier import NORMALIZATIONS
-from auditor.errors import NotFoundError
-from auditor.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, IMAGES, TRAINING_IMAGES, WEIGHTS
+from auditor.auditing.spec import AuditSpec
+from auditor.data.samples import ARCHITECTURE, CLASS_NAMES, EPSILON, IMAGES, TRAINING_IMAGES, WEIGHTS
+from auditor.kit.errors import NotFoundError
+from auditor.models.classifier import NORMALIZATIONS
 from worker.client import HOPEFUL, Client
 
 DATASET, TRAINING = "Fashion-MNIST sample", "Fashion-MNIST training sample"
@@ -25,16 +25,16 @@ def seed(client: Client) -> None:
     """Add the sample's data sets and models where they are missing; twice is harmless."""
     for name, path in ((TRAINING, TRAINING_IMAGES), (DATASET, IMAGES)):
         try:
-            client.dataset(name)
+            client.library.dataset(name)
         except NotFoundError:
             with path.open("rb") as file:
-                client.add_dataset(file, path.name, name=name)
+                client.library.add_dataset(file, path.name, name=name)
     for key, name in MODELS.items():
         try:
-            client.model(name)
+            client.library.model(name)
         except NotFoundError:
             with WEIGHTS[key].open("rb") as file:
-                client.add_model(
+                client.library.add_model(
                     file,
                     WEIGHTS[key].name,
                     name=name,
@@ -42,14 +42,14 @@ def seed(client: Client) -> None:
                     normalization=NORMALIZATIONS["none"],
                     class_names=CLASS_NAMES,
                 )
-            client.vet(name, DATASET)
+            client.audits.vet(name, DATASET)
 
 
 def queue_audits(client: Client, *, anew: bool) -> list[str]:
     """An audit of each sample model; one that is under way or done is taken instead, unless ``anew``."""
     jobs = []
     for name in MODELS.values():
-        model = client.model(name)
-        earlier = client.jobs(kind="audit", model_id=model.id, states=HOPEFUL, limit=1)
-        jobs.append(earlier[0].id if earlier and not anew else client.audit(name, DATASET, SPEC))
+        model = client.library.model(name)
+        earlier = client.jobs.find(kind="audit", model_id=model.id, states=HOPEFUL, limit=1)
+        jobs.append(earlier[0].id if earlier and not anew else client.audits.queue(name, DATASET, SPEC))
     return jobs

@@ -8,12 +8,11 @@ import streamlit as st
 
 from app import render, state
 from app.state import client
-from app.text import plain
-from auditor.errors import AuditorError
-from auditor.report.blocks import Images
-from auditor.result import AuditResult
-from auditor.sample_browser import Fate, matching, pictures
-from auditor.scratch import scratch
+from app.widgets import errors_shown
+from auditor.auditing.result import AuditResult
+from auditor.auditing.sample_browser import Fate, matching, pictures
+from auditor.kit.scratch import scratch
+from auditor.show.blocks import Images
 
 PER_PAGE = 8
 
@@ -22,10 +21,8 @@ PER_PAGE = 8
 def browser(job_id: str, result: AuditResult) -> None:
     """A fragment of its own: turning the page does not draw the whole result again; a damaged file spoils only this part."""
     st.header("All samples", anchor="all-samples")
-    try:
+    with errors_shown():
         _browse(job_id, result)
-    except AuditorError as error:
-        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
 
 
 def _browse(job_id: str, result: AuditResult) -> None:
@@ -59,7 +56,7 @@ def _browse(job_id: str, result: AuditResult) -> None:
             key="samples-export",
         )
     shown = pictures(examples, state.audited_data(job_id), positions[(page - 1) * PER_PAGE : page * PER_PAGE])
-    reading = "Every sample under the chosen attack: as it was, as the attack left it, and the enlarged difference."
+    reading = "Every sample under the chosen attack: original, attacked, and the enlarged difference."
     render.draw_block(Images(rows=shown, reading=reading), "samples", None, ())
 
 
@@ -77,5 +74,5 @@ def _titles(result: AuditResult) -> dict[int, str]:
 def _npz(job_id: str, record: int) -> bytes:
     with scratch("export") as folder:
         file = folder / "examples.npz"
-        client().export_examples(job_id, record, file)
+        client().audits.export_examples(job_id, record, file)
         return file.read_bytes()

@@ -19,9 +19,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.login import Login, Sessions
-from app.text import plain
-from auditor.disk import outage
-from auditor.errors import AuditorError, SpecError
+from app.widgets import error_box
+from auditor.kit.disk import outage
+from auditor.kit.errors import AuditorError, SpecError
 from worker.client import Client
 from worker.settings import Settings
 
@@ -55,9 +55,9 @@ def check_exposure(settings: Settings) -> None:
         return
     if not settings.token.get_secret_value().strip() or not settings.allowed_hosts:
         raise SpecError(
-            f"The dashboard would listen on {settings.host}, where others can reach it.",
-            "Set AUDITOR_TOKEN (a long secret that visitors must bring) and AUDITOR_ALLOWED_HOSTS (the names under which "
-            "they reach it), or listen on 127.0.0.1.",
+            f"The dashboard is set to listen on {settings.host}, where others can reach it.",
+            "Set AUDITOR_TOKEN (a long secret that visitors must enter) and AUDITOR_ALLOWED_HOSTS (the dashboard's host "
+            "names), or listen on 127.0.0.1.",
         )
 
 
@@ -96,7 +96,10 @@ def make_app(settings: Settings) -> st.App:
         "127.0.0.1",
         "[::1]",
     ]
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False), Middleware(_Headers)]
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+        Middleware(_SecurityHeaders),
+    ]
     token = settings.token.get_secret_value().strip()
     if token:
         sessions = Sessions(token, settings.session_hours * 3600, settings.home / "sessions-ended")
@@ -120,10 +123,10 @@ def show_error(error: Exception) -> bool:
     """What the page says instead of a traceback."""
     known = error if isinstance(error, AuditorError) else outage(error)
     if known is not None:
-        st.error(f"{plain(known.message)} {plain(known.hint)}".strip())
+        error_box(known.message, known.hint)
     else:
         log.error("a page failed", exc_info=error)
-        st.error("Something went wrong on this page. The dashboard's log has the details; nothing was lost.")
+        st.error("Something went wrong on this page. See the dashboard's log for details. No data was lost.")
     return True
 
 
@@ -144,7 +147,7 @@ def is_up(settings: Settings) -> bool:
         return False
 
 
-class _Headers:
+class _SecurityHeaders:
     """Adds the headers to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import streamlit as st
 
-from auditor.dataset import ImageDataset
+from auditor.auditing.examples import Examples
+from auditor.auditing.result import AuditResult
 from auditor.defending.playground import Play
-from auditor.examples import Examples
-from auditor.report.blocks import Section
-from auditor.report.defense_study import study_sections
+from auditor.models.dataset import ImageDataset
+from auditor.report.defense_evaluation import evaluation_sections
 from auditor.report.section import document
-from auditor.result import AuditResult
+from auditor.show.blocks import Section
 from worker.client import Client
-from worker.models import DatasetRow, ModelRow
 
 
 @st.cache_resource(show_spinner=False)
@@ -26,7 +23,7 @@ def client() -> Client:
 @st.cache_resource(show_spinner="Reading the result", max_entries=16)
 def audit_result(job_id: str) -> AuditResult:
     """A result never changes, so it is read once."""
-    return client().audit_result(job_id)
+    return client().audits.result(job_id)
 
 
 @st.cache_resource(show_spinner="Drawing the result", max_entries=16)
@@ -36,44 +33,34 @@ def sections(job_id: str) -> list[Section]:
 
 @st.cache_resource(show_spinner=False, max_entries=16)
 def examples(job_id: str, record: int) -> Examples:
-    return client().examples(job_id, record)
+    return client().audits.examples(job_id, record)
 
 
 @st.cache_resource(show_spinner=False, max_entries=16)
 def audited_data(job_id: str) -> ImageDataset:
-    return client().audited_data(job_id)
+    return client().audits.data(job_id)
 
 
 @st.cache_data(show_spinner="Writing the report", max_entries=8)
 def report(job_id: str) -> str:
-    return client().report(job_id)
+    return client().audits.report(job_id)
 
 
 @st.cache_resource(show_spinner="Drawing the evaluation", max_entries=16)
 def defense_sections(job_id: str) -> list[Section]:
-    return study_sections(client().defense_study(job_id))
+    return evaluation_sections(client().defenses.evaluation(job_id))
 
 
 @st.cache_data(show_spinner="Writing the report", max_entries=8)
 def defense_report(job_id: str) -> str:
-    return client().defense_report(job_id)
+    return client().defenses.report(job_id)
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
 def played(job_id: str) -> Play:
-    return client().played(job_id)
+    return client().defenses.played(job_id)
 
 
 def parameter(name: str) -> str:
     """A value of the page's address, empty when it is not there."""
     return str(st.query_params.get(name, ""))
-
-
-def choose_row(label: str, rows: Sequence[ModelRow | DatasetRow], name: str, page: str, help: str) -> str | None:
-    """A model or a data set by name; its id may stand in the page's address under ``name``. ``page`` begins the widget's key."""
-    names = {row.id: row.name for row in rows}
-    ids = list(names)
-    index = ids.index(parameter(name)) if parameter(name) in ids else (0 if len(ids) == 1 else None)
-    return st.selectbox(
-        label, ids, index=index, format_func=names.__getitem__, key=f"{page}-{name}", placeholder="Choose", help=help
-    )

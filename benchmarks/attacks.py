@@ -1,6 +1,6 @@
 """Attacks beside other libraries: same network, samples, budget and threads, in one run; time, passes and robust accuracy.
 
-    python benchmarks/attacks.py --shared ../shared --autoattack /path/to/auto-attack --samples 512 --write docs/benchmarks.md
+    python -m benchmarks.attacks --shared ../shared --autoattack /path/to/auto-attack --samples 512 --write docs/benchmarks.md
 
 With ``--shared``: CIFAR-10 and two networks trained by others; without it, the shipped Fashion-MNIST sample. The peers are
 installed by `make test`. The libraries take turns, ROUNDS times where a turn is short, and the median time counts; images per
@@ -26,22 +26,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from auditor import samples as samples_shipped
-from auditor.architecture import ARCHITECTURES
-from auditor.attack import ATTACKS
-from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.criterion import Misclassification
-from auditor.dataset import ImageDataset
-from auditor.evaluation import run_attack
-from auditor.intake.datasets import take_dataset
-from auditor.intake.weights import load_weights, take_model
-from auditor.provenance import device_name, versions
-from auditor.samples import WEIGHTS
-from auditor.threat import ThreatModel, show_epsilon
+from auditor.attacking.attack import ATTACKS
+from auditor.attacking.criterion import Misclassification
+from auditor.attacking.evaluation import run_attack
+from auditor.attacking.threat import ThreatModel, show_epsilon
+from auditor.data import samples as samples_shipped
+from auditor.data.intake.datasets import take_dataset
+from auditor.data.intake.weights import load_weights, take_model
+from auditor.data.samples import WEIGHTS
+from auditor.kit.provenance import device_name, versions
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import NORMALIZATIONS, Classifier
+from auditor.models.dataset import ImageDataset
 
 CNN_A = """nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2048, 100),
            nn.ReLU(), nn.Linear(100, 10)"""
-SHARED = {
+SHARED: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "ResNet-20, plain": ("resnet20-12fca82f.th", "resnet-cifar", {"depth": 20}, "imagenet"),
     "cnn-a, adversarially trained": (
         "cnn-a-adversarially-trained.pt",
@@ -293,7 +293,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     machine = f"{device_name(device)}, {arguments.threads} threads, {platform.machine()}, torch {versions()['torch']}"
-    parts = ["# Benchmarks", "", "## Attacks beside other libraries", "", f"Machine: {machine}.", ""]
+    parts = ["# Benchmarks", "", "## Attacks compared with other libraries", "", f"Machine: {machine}.", ""]
     with tempfile.TemporaryDirectory() as folder:
         for setting in settings(arguments.shared, arguments.samples, device, Path(folder)):
             ours(setting, "fgsm")  # warm up

@@ -1,10 +1,10 @@
 """The study of defenses: the thirteen attacks of the NIP paper, its rivals, NIP and controls, each under adaptive attack, too.
 
-    python benchmarks/defenses.py --shared ../shared --results defenses.jsonl --write defenses.md
+    python -m benchmarks.defenses --shared ../shared --results defenses.jsonl --write defenses.md
 
 On networks trained by others and CIFAR-10 test images. The static attacks (Chen et al. 2021, arXiv 2112.13060, table 2) are made
 once for each undefended network, within a budget and for the closest image, and kept beside ``--results``; every defense, fitted
-on training images, is shown them and then attacked itself (``auditor.defense_evaluation``). A defense that is done is a line of
+on training images, is shown them and then attacked itself (``auditor.defending.measuring``). A defense that is done is a line of
 ``--results``; a run goes on from there, and lines of other settings are left alone. Defenses of the paper that are trainings
 (CAS, feature denoising, SNS) belong to the study of hardening.
 """
@@ -23,24 +23,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from attacks import CNN_A
-from defenses_page import NIP, Attempt, Finished, Made, page
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auditor.architecture import ARCHITECTURES
-from auditor.attack import ATTACKS, BUDGETS, Budget, Ensemble
-from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.dataset import ImageDataset
+from auditor.attacking.attack import ATTACKS, BUDGETS, Budget, Ensemble
+from auditor.attacking.threat import Norm, ThreatModel
+from auditor.data.intake.weights import load_weights, take_model
 from auditor.defending.bench import SLACK, Bench
-from auditor.defense import DEFENSES
-from auditor.defense_evaluation import DefenseSpec, evaluate
-from auditor.intake.weights import load_weights, take_model
-from auditor.metrics import Rate
-from auditor.nip.adaptive import paper_attacks
-from auditor.nip.published import PublishedCode
-from auditor.provenance import device_name, versions
-from auditor.threat import Norm, ThreatModel
+from auditor.defending.defense import DEFENSES
+from auditor.defending.measuring import measure_table
+from auditor.defending.nip.adaptive import paper_attacks
+from auditor.defending.nip.published import PublishedCode
+from auditor.defending.spec import TableSpec
+from auditor.kit.provenance import device_name, versions
+from auditor.kit.statistics.estimate import Rate
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import NORMALIZATIONS, Classifier
+from auditor.models.dataset import ImageDataset
+from benchmarks.attacks import CNN_A
+from benchmarks.defenses_page import NIP, Attempt, Finished, Made, page
 
 EPSILON = 8 / 255
 LINF, L2 = ThreatModel(norm=Norm.LINF, epsilon=EPSILON), ThreatModel(norm=Norm.L2, epsilon=0.5)
@@ -84,7 +85,7 @@ STATIC = (
 
 
 class Contender(NamedTuple):
-    """``slow``: an answer takes many passes or iterations, so that fewer images and steps are spent on attacks on it; by so many
+    """``slow``: an answer takes many passes or iterations, so fewer images and steps are spent on attacks on it; by so many
     times fewer images than on slow ones in general."""
 
     name: str
@@ -205,20 +206,20 @@ class Study:
                     )
                     static.setdefault(attack.name, {})[budget] = Rate.of(right)
         samples = self.ids[: options.slow_samples // contender.slow] if contender.slow else self.ids
-        evaluation = evaluate(self.classifier, [defense], [state], self.test, samples, self.spec(contender))
+        evaluation = measure_table(self.classifier, [defense], [state], self.test, samples, self.spec(contender))
         return Finished(
             network=self.name, name=contender.name, control=contender.control, slow=contender.slow > 0,
             settings=settings_of(self.options), static=static, evaluation=evaluation,
             seconds=time.process_time() - began,
         )  # fmt: skip
 
-    def spec(self, contender: Contender) -> DefenseSpec:
+    def spec(self, contender: Contender) -> TableSpec:
         options = self.options
         steps, restarts = (options.slow_steps, 1) if contender.slow else (options.steps, options.restarts)
         own = contender.name == NIP
         published = tuple(PublishedCode(size=size, direction=direction) for size in (0.001, 0.008)
                           for direction in ("influence", "random"))  # fmt: skip
-        return DefenseSpec(
+        return TableSpec(
             threat=LINF, static=(ATTACKS.parse(PGD.text),), steps=steps, restarts=restarts,
             draws=options.slow_draws if contender.slow else options.draws,
             queries=options.slow_queries if contender.slow else options.queries,

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from auditor.attack import ATTACKS, BUDGETS, Budget
+from auditor.attacking.attack import ATTACKS, BUDGETS, Budget
 from auditor.defending.metrics import PairedTest, paired_tests
-from auditor.defending.table import DefenseEvaluation
-from auditor.metrics import Rate, paired_difference
+from auditor.defending.table import DefenseTable
+from auditor.kit.statistics.estimate import Rate
+from auditor.kit.statistics.paired import paired_difference
 
 NIP = "NIP"
 
@@ -68,7 +69,7 @@ class Finished(BaseModel):
     slow: bool
     settings: dict[str, Any]
     static: dict[str, dict[Budget, Rate]]
-    evaluation: DefenseEvaluation
+    evaluation: DefenseTable
     seconds: float
 
     def rates(self, budget: Budget) -> dict[str, float]:
@@ -81,7 +82,7 @@ def page(done: Sequence[Finished], made: Mapping[str, Mapping[str, Made]], sampl
     """The section, one part for each network."""
     lines = [
         "## Chen et al. 2021: defenses", "",
-        f"Made by `benchmarks/defenses.py`, {machine}; {samples} CIFAR-10 test images drawn by seed 0, defenses fitted on "
+        f"Made by `benchmarks/defenses.py`, {machine}; {samples} CIFAR-10 test images drawn with seed 0, defenses fitted on "
         "training images. *Defense success*: of the images that an attack on the undefended network fooled, those that the "
         "defended one gets right, which is what the paper counts. *Robust*: of all test images, those that stay right under the "
         "strongest attack on the defended model itself. Intervals are 95 % (Wilson). The paper's numbers (VGG19 or AlexNet on "
@@ -99,7 +100,7 @@ def page(done: Sequence[Finished], made: Mapping[str, Mapping[str, Made]], sampl
 
 def attack_table(attacks: Mapping[str, Made]) -> str:
     lines = [
-        "What the attacks made of the undefended network:", "",
+        "The attacks on the undefended network:", "",
         "| attack | budget | fooled within it | closest image found | its median distance | paper |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, found in attacks.items():
@@ -114,7 +115,7 @@ def attack_table(attacks: Mapping[str, Made]) -> str:
 
 def whole_table(parts: Sequence[Finished]) -> str:
     lines = [
-        "Each defense in one line; defense success is the mean over the attacks. Slow ones were attacked with fewer images and "
+        "One row per defense; defense success is the mean over the attacks. Slow defenses were attacked with fewer images and "
         "steps (n in the last column), which flatters them:", "",
         "| defense | benign | paper | success, fixed | success, closest images | robust | by | all attacks together | n |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -138,7 +139,7 @@ def by_attack(parts: Sequence[Finished], attacks: Mapping[str, Made]) -> str:
     """Defense success on the closest images, attack by attack."""
     heads = [item.name for item in parts]
     lines = [
-        "Defense success on the closest images in %, with its interval; in brackets what the paper reports:", "",
+        "Defense success on the closest images in %, with its interval; in parentheses, what the paper reports:", "",
         f"| attack | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}",
     ]  # fmt: skip
     for name in attacks:
@@ -169,10 +170,10 @@ def against_nip(parts: Sequence[Finished]) -> str:
     ]
     tests: dict[str, PairedTest] = {test.name: test for test in paired_tests(pairs)} if pairs else {}
     lines = [
-        "NIP minus each other one. *Closest images*: mean difference of defense success over the attacks, p of the "
-        "paper's paired t-test and the same corrected for their number (Holm). *Robust*: samples that hold under every "
-        "attack, paired, on those that both were attacked on:", "",
-        "| beside | closest images | p | corrected | p in the paper | robust |", "|---|---|---|---|---|---|",
+        "NIP minus each other defense. *Closest images*: mean difference in defense success over the attacks, p of the "
+        "paper's paired t-test, and p corrected for the number of tests (Holm). *Robust*: paired difference in the share of "
+        "samples that hold under every attack, on the samples on which both were attacked:", "",
+        "| compared with | closest images | p | corrected | p in the paper | robust |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for item in others:
         test, paper = tests.get(item.name), P_VALUES.get(item.name)
@@ -197,11 +198,12 @@ def holding(item: Finished) -> dict[int, bool]:
 
 def adaptive(nip: Finished) -> str:
     """Every attack on the model behind NIP, and the levels of the published code."""
-    facts, defense = nip.evaluation.facts[0], nip.evaluation.defenses[0]
+    facts, quorum = nip.evaluation.facts[0], nip.evaluation.defenses[0].settings()["quorum"]
+    assert isinstance(quorum, float)
     lines = [
-        f"Every attack on the model behind NIP ({facts['images']} candidates; {facts['template']} of {facts['neurons']} neurons "
-        f"in the template, which remain in {100 * defense.settings()['quorum']:g} % of their images). *Paper*: 100 % minus the "
-        "success that it reports (tables 5 and 6):", "",
+        f"Every attack on the model defended by NIP ({facts['images']} candidates; {facts['template']} of {facts['neurons']} "
+        f"neurons are in the template: those that remain in {100 * quorum:g} % of the images). *Paper*: "
+        "100 % minus the success that it reports (tables 5 and 6):", "",
         "| attack | knows | right before and after | median distance of those that broke | within ε | paper |",
         "|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -218,7 +220,7 @@ def adaptive(nip: Finished) -> str:
     ]
     if levels:
         lines += [
-            "", "The published code, which knows what no defense can know, and a random direction in its place:", "",
+            "", "The published code, which knows what no defense can know, and a random direction in place of its own:", "",
             "| level | images | success |", "|---|---|---|", *levels,
         ]  # fmt: skip
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """The study of hardening methods: the same start, the same budget of counted passes, several seeds, judged by strong attacks.
 
-    python benchmarks/hardening.py --shared ../shared --results hardening.jsonl --write hardening.md
+    python -m benchmarks.hardening --shared ../shared --results hardening.jsonl --write hardening.md
 
 For every seed a VGG-16 (CIFAR form) is trained plainly on CIFAR-10; every method then goes on from it with the same budget, one
 learning rate and one schedule, and keeps the weights of its best validation. Weights of penalties that the papers do not give
@@ -25,24 +25,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hardening_page import VANILLA, page, share
 from torch import nn
 
-from auditor.architecture import ARCHITECTURES
-from auditor.attack import ATTACKS
-from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.criterion import Misclassification
-from auditor.dataset import ImageDataset
-from auditor.evaluation import clean_pass, run_attack
-from auditor.hardening import HARDENINGS
-from auditor.intake.weights import load_weights
-from auditor.learning.checkpoint import BEST
-from auditor.learning.sensitive import late_convolutions
-from auditor.provenance import device_name, versions
-from auditor.threat import ThreatModel
-from auditor.training import train
-from auditor.training_result import Point, TrainingResult
-from auditor.training_spec import TrainingSpec
+from auditor.attacking.attack import ATTACKS
+from auditor.attacking.criterion import Misclassification
+from auditor.attacking.evaluation import clean_pass, run_attack
+from auditor.attacking.threat import ThreatModel
+from auditor.data.intake.weights import load_weights
+from auditor.hardening.hardening import HARDENINGS
+from auditor.hardening.learning.checkpoint import BEST
+from auditor.hardening.learning.sensitive import late_convolutions
+from auditor.hardening.result import TrainingPoint, TrainingResult
+from auditor.hardening.spec import TrainingSpec
+from auditor.hardening.training import train
+from auditor.kit.provenance import device_name, versions
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import NORMALIZATIONS, Classifier
+from auditor.models.dataset import ImageDataset
+from benchmarks.hardening_page import VANILLA, page, share
 
 EPSILON = 8 / 255
 ROUTE = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -67,24 +67,24 @@ class Method(NamedTuple):
 
 FREE = {"freeze_below": False}
 METHODS: dict[str, Method] = {
-    "PAT": Method("pat", {}, "000: 85.1 / 37.4"),
+    "PAT": Method("pat", {}, "Zhang: 85.1 / 37.4"),
     "SNS sen, all layers learn": Method("sns", {"variant": "sen", **FREE}, tuned="weights", values=MOVEMENT, share=0.5),
     "SNS rand, all layers learn": Method(
         "sns", {"variant": "rand", **FREE}, tuned="weights", like="SNS sen, all layers learn"
     ),
     "PAT, layers of SNS only": Method("pat", {"train_from": "late"}),
-    "SNS sen": Method("sns", {"variant": "sen"}, "000: 86.0 / 39.6"),
-    "SNS dyn": Method("sns", {"variant": "dyn"}, "000: 85.8 / 39.4"),
-    "SNS all": Method("sns", {"variant": "all"}, "000: 85.2 / 37.9"),
-    "SNS rand": Method("sns", {"variant": "rand"}, "000: 83.5 / 35.5"),
-    "ALP": Method("alp", {}, "000: 84.4 / 36.5"),
+    "SNS sen": Method("sns", {"variant": "sen"}, "Zhang: 86.0 / 39.6"),
+    "SNS dyn": Method("sns", {"variant": "dyn"}, "Zhang: 85.8 / 39.4"),
+    "SNS all": Method("sns", {"variant": "all"}, "Zhang: 85.2 / 37.9"),
+    "SNS rand": Method("sns", {"variant": "rand"}, "Zhang: 83.5 / 35.5"),
+    "ALP": Method("alp", {}, "Zhang: 84.4 / 36.5"),
     "TRADES": Method("trades", {}),
-    "PAT_g": Method("route_gradient", {"base": "pat"}, "002: 84.9 / 48.4", "penalty", ROUTE, share=0.5),
-    "PAT_w": Method("route_weight", {"base": "pat"}, "002: 85.1 / 48.2", "penalty", ROUTE, share=0.5),
+    "PAT_g": Method("route_gradient", {"base": "pat"}, "Li: 84.9 / 48.4", "penalty", ROUTE, share=0.5),
+    "PAT_w": Method("route_weight", {"base": "pat"}, "Li: 85.1 / 48.2", "penalty", ROUTE, share=0.5),
     "fine-tune only": Method("fine_tune", {}),
-    "sensitivity regulariser": Method("sensitivity_regulariser", {}, "001: 92.9 / 50.5"),
-    "Vanilla_w": Method("route_weight", {}, "002: 91.9 / 5.5 (MI-FGSM)", "penalty", ROUTE),
-    "Vanilla_g": Method("route_gradient", {}, "002: 92.6 / 7.5 (MI-FGSM)", "penalty", ROUTE),
+    "sensitivity regularizer": Method("sensitivity_regulariser", {}, "Suri: 92.9 / 50.5"),
+    "Vanilla_w": Method("route_weight", {}, "Li: 91.9 / 5.5 (MI-FGSM)", "penalty", ROUTE),
+    "Vanilla_g": Method("route_gradient", {}, "Li: 92.6 / 7.5 (MI-FGSM)", "penalty", ROUTE),
 }
 
 
@@ -233,7 +233,7 @@ def moved(result: TrainingResult, classifier: Classifier) -> tuple[float, float]
     measured = [point for point in result.points if set(layers) <= set(point.sensitivity)]
     kept = [point for point in measured if -(-point.epoch // 1) <= result.best.epoch]
 
-    def mean(point: Point) -> float:
+    def mean(point: TrainingPoint) -> float:
         return float(np.mean([point.sensitivity[layer] for layer in layers]))
 
     return (mean(measured[0]), mean(kept[-1])) if measured else None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.statistics.means import Mean
+from auditor.kit.statistics.estimate import Estimate
 
 if TYPE_CHECKING:
-    from hardening import Method, Results
+    from benchmarks.hardening import Method, Results
 
 VANILLA = "vanilla"
 REFERENCE = "PAT"
@@ -40,7 +40,7 @@ def table(results: Results, methods: Mapping[str, Method]) -> str:
         if not runs:
             continue
         cells = [
-            percent([bits(line, measure) for line in runs], Mean.of_shares)
+            percent([bits(line, measure) for line in runs], Estimate.of_rate)
             for measure in ("clean", "pgd", "autoattack")
         ]
         apart = [bits(line, "pgd") - bits(reference[line["seed"]], "pgd") for line in runs if line["seed"] in reference]
@@ -50,8 +50,8 @@ def table(results: Results, methods: Mapping[str, Method]) -> str:
         title = name if value is None else f"{name} (λ = {value:g})"
         title += ", collapsed" if all(share(line["clean"]) < COLLAPSED for line in runs) else ""
         epochs, passes = (float(np.mean([line[key] for line in runs])) for key in ("epochs", "passes"))
-        against = percent(apart, Mean.of_differences, "+.1f") if apart and name != REFERENCE else ""
-        paper = methods[name].paper if name in methods else "000: 91.1 / 0.1; 001: 93.0 / 0.1"
+        against = percent(apart, Estimate.of_differences, "+.1f") if apart and name != REFERENCE else ""
+        paper = methods[name].paper if name in methods else "Zhang: 91.1 / 0.1; Suri: 93.0 / 0.1"
         lines.append(
             f"| {title} | {len(runs)} | {' | '.join(cells)} | {against} | {moved_to} | {epochs:.2g}, {passes:.0f} | {paper} |"
         )
@@ -59,13 +59,13 @@ def table(results: Results, methods: Mapping[str, Method]) -> str:
 
 
 def percent(
-    runs: Sequence[NDArray[np.float64]], interval: Callable[[NDArray[np.float64]], Mean], form: str = ".1f"
+    runs: Sequence[NDArray[np.float64]], interval: Callable[[NDArray[np.float64]], Estimate], form: str = ".1f"
 ) -> str:
     """Mean of some runs, each a number per image, in percent. From three runs on with Student's interval over them, else with
     that over the images, and every run's own mean."""
     means = [100 * float(run.mean()) for run in runs]
     many = len(runs) >= 3
-    found = Mean.of(np.array(means) / 100) if many else interval(np.mean(runs, axis=0))
+    found = Estimate.of_mean(np.array(means) / 100) if many else interval(np.mean(runs, axis=0))
     value, low, high = (100 * number for number in (found.value, found.low, found.high) if number is not None)
     each = f" ({', '.join(format(mean, form) for mean in means)})" if len(means) == 2 else ""
     return f"{value:{form}} [{low:{form}}, {high:{form}}]{each}"
@@ -87,7 +87,7 @@ def page(results: Results, methods: Mapping[str, Method], machine: str) -> str:
     """The study as Markdown."""
     s = results.settings
     about = (
-        f"Machine: {machine}. VGG-16 (CIFAR form, batch normalisation) at {s.width:g} of its width, CIFAR-10. Vanilla: "
+        f"Machine: {machine}. VGG-16 (CIFAR form, batch normalization) at {s.width:g} of its width, CIFAR-10. Vanilla: "
         f"{s.vanilla_epochs} epochs on {s.vanilla_images} images, one-cycle, from new weights. Every method: from vanilla, on "
         f"{s.images} images, {s.budget:g} forward passes per image in all (a backward pass counts as two), SGD "
         f"with momentum, one cycle up to {s.learning_rate:g}, batches of {s.batch}, {s.precision}; training attacks: L∞ 8/255, "

@@ -1,6 +1,6 @@
 """Hardening the shipped sample's plain network in about two minutes: PAT, TRADES and SNS, judged on its test images.
 
-    python benchmarks/hardening_sample.py --results sample.jsonl --write docs/benchmarks-hardening-sample.md
+    python -m benchmarks.hardening_sample --results sample.jsonl --write docs/benchmarks-hardening-sample.md
 
 Every training starts at the plain network, learns from the sample's 6,000 training images on one thread and keeps the weights of
 the epoch that its validation images (a tenth of these) found most robust. The settings in RUNS were chosen on the validation
@@ -23,25 +23,24 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from auditor.attack import ATTACKS
-from auditor.classifier import Classifier
-from auditor.criterion import Misclassification
-from auditor.dataset import ImageDataset
-from auditor.evaluation import clean_pass, run_attack
-from auditor.harness.outcome import Finished
-from auditor.intake.weights import load_weights
-from auditor.learning.checkpoint import BEST
-from auditor.learning.sensitive import late_convolutions, sensitivities
-from auditor.metrics import Rate
-from auditor.neurons import list_layers
-from auditor.provenance import device_name, versions
-from auditor.ranking.sensitivity import image_means
-from auditor.samples import ARCHITECTURE, EPSILON, IMAGES, TRAINING_IMAGES, WEIGHTS
-from auditor.statistics.means import Mean
-from auditor.threat import Norm, ThreatModel
-from auditor.training import train
-from auditor.training_result import TrainingResult
-from auditor.training_spec import TrainingSpec
+from auditor.attacking.attack import ATTACKS
+from auditor.attacking.criterion import Misclassification
+from auditor.attacking.evaluation import clean_pass, run_attack
+from auditor.attacking.harness.outcome import Finished
+from auditor.attacking.threat import Norm, ThreatModel
+from auditor.data.intake.weights import load_weights
+from auditor.data.samples import ARCHITECTURE, EPSILON, IMAGES, TRAINING_IMAGES, WEIGHTS
+from auditor.hardening.learning.checkpoint import BEST
+from auditor.hardening.learning.sensitive import late_convolutions, sensitivities
+from auditor.hardening.result import TrainingResult
+from auditor.hardening.spec import TrainingSpec
+from auditor.hardening.training import train
+from auditor.kit.provenance import device_name, versions
+from auditor.kit.statistics.estimate import Estimate, Rate
+from auditor.models.classifier import Classifier
+from auditor.models.dataset import ImageDataset
+from auditor.models.neurons import list_layers
+from auditor.neural.ranking.sensitivity import image_means
 
 ATTACK: dict[str, Any] = {"epsilon": EPSILON, "steps": 5, "step_size": 0.4}
 COMMON: dict[str, Any] = {"epochs": 6, "schedule": "cosine", "augmentation": "none", "device": "cpu"}
@@ -206,7 +205,7 @@ def movements(parent: Measured, children: list[Measured]) -> str:
 
 
 def moved(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
-    change = Mean.of(after - before)
+    change = Estimate.of_mean(after - before)
     assert change.low is not None
     assert change.high is not None
     verdict = "falls" if change.high < 0 else "rises" if change.low > 0 else "no clear change"
@@ -282,7 +281,7 @@ def main() -> None:
             "The layers that SNS works on by default, test images and their twins by PGD-10 against the network itself, means "
             "and paired changes over the images: sensitivity (Zhang et al. 2020, eq. 1) of the tenth of neurons that was the "
             "most sensitive in the plain network, and of all; and of all the ratio to the clean output (eq. 11). These layers "
-            "are followed by batch normalisation: their sensitivity grows with the size of a filter, which changes nothing in "
+            "are followed by batch normalization: their sensitivity grows with the size of a filter, which changes nothing in "
             "the network; the ratio does not.",
             "",
             movements(parent, children),

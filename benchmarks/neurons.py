@@ -1,10 +1,10 @@
 """Neuron analyses beside plain passes over the same images, in one run: routes in closed form, sensitivity of all layers.
 
-    python benchmarks/neurons.py --images 1024 --write docs/benchmarks-neurons.md
+    python -m benchmarks.neurons --images 1024 --write docs/benchmarks-neurons.md
 
-The network is VGG-16 with batch normalisation at full width, the images are CIFAR-shaped; neither the weights nor the pixels
-matter to the time, so that both are random. All contestants take turns, ROUNDS times after one turn to warm up, and the median of
-the times counts; a ratio is the median of the ratios within a turn, so that a busy machine slows down both sides alike.
+The network is VGG-16 with batch normalization at full width, the images are CIFAR-shaped; neither the weights nor the pixels
+matter to the time, so both are random. All contestants take turns, ROUNDS times after one turn to warm up, and the median of
+the times counts; a ratio is the median of the ratios within a turn, so a busy machine slows down both sides alike.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from auditor.analyses.neuron_sensitivity import NeuronSensitivity
-from auditor.analysis import Pair, Subject
-from auditor.architecture import ARCHITECTURES
-from auditor.classifier import Classifier
-from auditor.dataset import ImageDataset
-from auditor.influence.routes import RouteFinder
-from auditor.provenance import device_name, versions
-from auditor.threat import ThreatModel
+from auditor.attacking.threat import ThreatModel
+from auditor.kit.provenance import device_name, versions
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import Classifier
+from auditor.models.dataset import ImageDataset
+from auditor.neural.analyses.neuron_sensitivity import NeuronSensitivity
+from auditor.neural.analysis import Pair, Subject
+from auditor.neural.routes.routes import RouteFinder
 
 SHAPE = (3, 32, 32)
 ROUNDS = 5
@@ -82,7 +82,7 @@ def contestants(classifier: Classifier, images: Images) -> dict[str, Callable[[]
         subject = Subject(
             classifier, images, data, np.arange(len(images)), ThreatModel(), (), "random noise", 0, images.batch, Path(),
         )  # fmt: skip
-        NeuronSensitivity().measure(subject)
+        NeuronSensitivity().find(subject)
 
     return {
         "forward and backward": forward_and_backward,
@@ -129,7 +129,7 @@ def table(seconds: dict[str, np.ndarray], images: int) -> str:
     lines += [
         "",
         f"The route's paper reports 7.4 hours for 10,000 images of VGG-16 on a GTX 1080, {1000 * PAPER:.0f} ms / image: "
-        f"{PAPER / per_image:.0f} times as long. Another machine, so that this is an order of magnitude and no contest.",
+        f"{PAPER / per_image:.0f} times as long. The machines differ, so this is only an order of magnitude.",
     ]
     return "\n".join(lines)
 
@@ -153,7 +153,7 @@ def main() -> None:
         [
             "# Benchmarks of the neuron analyses",
             "",
-            f"Machine: {machine}. VGG-16 with batch normalisation, {arguments.images} images of 3x32x32 in batches of "
+            f"Machine: {machine}. VGG-16 with batch normalization, {arguments.images} images of 3x32x32 in batches of "
             f"{arguments.batch}, median of {arguments.rounds} rounds.",
             "",
             table(seconds, arguments.images),

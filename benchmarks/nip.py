@@ -1,10 +1,10 @@
 """What an answer of NIP and of the other defenses costs, beside plain passes over the same images in the same run.
 
-    python benchmarks/nip.py --shared ../shared --write docs/benchmarks-defenses.md
+    python -m benchmarks.nip --shared ../shared --write docs/benchmarks-defenses.md
 
 The yardstick is what the NIP paper's algorithm takes for an image: one forward pass, one backward pass to the image, and one more
 forward pass, made by plain PyTorch. All contestants take turns, ROUNDS times after one turn to warm up; a ratio is the median of
-the ratios within a turn, so that a busy machine slows down both sides alike. With ``--shared``: CIFAR-10 and networks trained by
+the ratios within a turn, so a busy machine slows down both sides alike. With ``--shared``: CIFAR-10 and networks trained by
 others; without it, the shipped Fashion-MNIST sample. The images that defenses are fitted on are those that are timed: what they
 learn does not matter to the time.
 """
@@ -18,25 +18,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from attacks import Setting, settings
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from auditor.classifier import Classifier
-from auditor.defended import DefendedClassifier
-from auditor.defense import DEFENSES, Defense
-from auditor.provenance import device_name, versions
+from auditor.defending.defense import DEFENSES, Defense
+from auditor.kit.provenance import device_name, versions
+from auditor.models.classifier import Classifier
+from auditor.models.defended import DefendedClassifier
+from benchmarks.attacks import Setting, settings
 
 ROUNDS = 7
 TARGET = 1.2
 YARDSTICK = "forward, backward, forward"
 SLOW = {"sparse-transformation", "sap", "neuron-selecting"}
 """Defenses that take many passes or iterations for an answer: timed with ``--all`` only."""
-CHEAPER = {
+CHEAPER: dict[str, dict[str, Any]] = {
     "sparse-transformation": {"images": 16, "epochs": 1},
     "super-resolution": {"steps": 5},
     "nip": {"quorum": 0.5},
@@ -90,6 +90,11 @@ def forward(classifier: Classifier, x: Tensor) -> None:
         classifier(x)
 
 
+def twice(classifier: Classifier, x: Tensor) -> None:
+    forward(classifier, x)
+    forward(classifier, x)
+
+
 def there_and_back(classifier: Classifier, x: Tensor) -> None:
     """A forward pass, and a backward pass to the image."""
     points = x.clone().requires_grad_()
@@ -123,7 +128,7 @@ def contestants(setting: Setting, batch: int, with_slow: bool) -> list[Contestan
 
     found = [
         of(YARDSTICK, lambda x: plain(classifier, x)),
-        of("two forward passes", lambda x: (forward(classifier, x), forward(classifier, x))),
+        of("two forward passes", lambda x: twice(classifier, x)),
     ]
     for name, defense in defenses(with_slow):
         model = fitted(defense, setting)
@@ -131,14 +136,14 @@ def contestants(setting: Setting, batch: int, with_slow: bool) -> list[Contestan
     return found
 
 
-def preparation(setting: Setting, batch: int) -> list[Contestant]:
+def fitting(setting: Setting, batch: int) -> list[Contestant]:
     """NIP's candidates, beside a forward pass, and a forward and a backward pass, of as many images."""
     defense = DEFENSES.build("nip", CHEAPER["nip"] | {"inputs": len(setting.x)})
     classifier = setting.classifier
     return [
         Contestant(YARDSTICK, by_batch(lambda x: plain(classifier, x), setting, batch)),
         Contestant(
-            "NIP, preparation",
+            "NIP, fit",
             lambda: defense.fit(classifier, setting.data, setting.ids, seed=0, batch_size=batch),
         ),
     ]
@@ -195,16 +200,17 @@ def main() -> None:
     lines = [
         "# Benchmark of defenses", "",
         f"Machine: {machine}. {arguments.images} test images; medians of {ROUNDS} turns. *Ratio*: to one forward pass, one "
-        f"backward pass to the image and one more forward pass, done plainly. Target: at most {TARGET} for NIP. The defense's "
+        f"backward pass to the image and one more forward pass, in plain PyTorch. Target: at most {TARGET} for NIP. "
+        "The defense's "
         "own forward pass of the network is part of every number. Made by `benchmarks/nip.py`.",
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for setting in settings(arguments.shared, arguments.images, device, Path(folder)):
             timings = [race(contestants(setting, batch, arguments.all), batch) for batch in arguments.batches]
-            ready = race(preparation(setting, arguments.batches[0]), arguments.batches[0])
+            ready = race(fitting(setting, arguments.batches[0]), arguments.batches[0])
             lines += [
                 "", f"## {setting.name}", "", table(arguments.images, timings), "",
-                f"Preparing a candidate of NIP takes {ready.ratio('NIP, preparation'):.2f} of the same passes.",
+                f"Fitting a candidate of NIP takes {ready.ratio('NIP, fit'):.2f} of the same passes.",
             ]  # fmt: skip
             print("\n".join(lines[-5:]), flush=True)
     lines.append("")

@@ -1,6 +1,6 @@
 """Is any attack weaker than its counterpart elsewhere? Robust accuracy of ours and theirs, same network, samples and budget.
 
-    python benchmarks/peers.py --shared ../shared --samples 200 --torchattacks /path/to/checkout --write docs/peers.md
+    python -m benchmarks.peers --shared ../shared --samples 200 --torchattacks /path/to/checkout --write docs/peers.md
 
 Both run with the same iterations. Robust accuracy is the share of all samples that the network classifies correctly before and
 after the attack; attacks that look for the closest image have broken a sample when the one found lies within epsilon. Attacks
@@ -29,18 +29,18 @@ import torch
 from art.attacks.evasion import ProjectedGradientDescentPyTorch, SaliencyMapMethod, UniversalPerturbation
 from art.estimators.classification import PyTorchClassifier
 from art.preprocessing.expectation_over_transformation import EoTImageRotationPyTorch
-from attacks import BATCH, Setting, scaled, settings
 from torch import Tensor, nn
 
-from auditor.attack import ATTACKS
-from auditor.criterion import Criterion, Misclassification, TargetedMisclassification
-from auditor.evaluation import run_attack
-from auditor.threat import Norm, ThreatModel
+from auditor.attacking.attack import ATTACKS
+from auditor.attacking.criterion import Criterion, Misclassification, TargetedMisclassification
+from auditor.attacking.evaluation import run_attack
+from auditor.attacking.threat import Norm, ThreatModel
+from benchmarks.attacks import BATCH, Setting, scaled, settings
 
 LINF, L2 = ThreatModel(norm=Norm.LINF, epsilon=8 / 255), ThreatModel(norm=Norm.L2, epsilon=0.5)
 SLACK = 1e-5
 PLAIN_SHARE = 1 / 8
-"""The plain network falls to everything at the usual radii, so that nothing could be told; it gets an eighth (not in L0)."""
+"""The plain network falls to everything at the usual radii, so nothing could be told; it gets an eighth (not in L0)."""
 
 FITTED = 15
 """Samples that UAP is fitted on."""
@@ -251,7 +251,7 @@ def duels() -> list[Duel]:
         ),
         Duel(
             "FMN", "fmn:steps=50,step_size=0.3", "foolbox", by_foolbox("DDNAttack", minimal=True, steps=50), L2,
-            note="beside DDN: foolbox 3.3.4's L2FMNAttack never projects",
+            note="compared with DDN: foolbox 3.3.4's L2FMNAttack never projects",
         ),
         Duel(
             "JSMA, pairs, targeted", "jsma:form=pairs,outputs=probabilities,theta=0.5,changes=1000,budget=minimal", "ART",
@@ -351,11 +351,12 @@ def main() -> None:
     peer = importlib.import_module("torchattacks")
     contests = duels() + ([spsa()] if hasattr(peer, "SPSA") else [])
     lines = [
-        "# Attacks beside their counterparts", "",
-        "Robust accuracy in % of all samples, ours and another library's with the same iterations, mean of so many runs with "
+        "# Attacks compared with their counterparts", "",
+        "Robust accuracy in % of all samples, ours and another library's with the same iterations, as the mean over "
+        "runs with "
         "different seeds; *equal*: within 1.5 points. *Verdicts alike*: among samples classified correctly without an attack. "
-        "The plain network falls to everything at the usual radii; where that would tell nothing it gets an eighth of the "
-        "other's. How long they take: [benchmarks.md](benchmarks.md). "
+        "At the usual radii everything fools the plain network; where that would say nothing, its radius is an eighth "
+        "of the other network's. How long they take: [benchmarks.md](benchmarks.md). "
         "Made by `benchmarks/peers.py`, "
         f"{arguments.samples} CIFAR-10 test images, torch {torch.__version__}, foolbox {foolbox.__version__}, "
         f"ART {art.__version__}, torchattacks {getattr(peer, '__version__', 'from its source')}.",

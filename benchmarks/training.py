@@ -1,11 +1,11 @@
 """An epoch of every hardening method beside its counted forward and backward passes, done plainly in the same run.
 
-    python benchmarks/training.py --write docs/benchmarks-training.md
+    python -m benchmarks.training --write docs/benchmarks-training.md
 
 After every step of the training the same passes are made by plain PyTorch on a copy of the network, channels-last as there, so
 that a busy machine slows down both sides alike: as many attack steps (forward, and backward to the image, in eval mode),
 forward passes, and forward and backward passes in training mode as the method counts. What is beyond is the loop's: batches,
-augmentation, the loss, the watching of layers, the optimiser, checkpoints. The ratio is the median over the steps of an epoch.
+augmentation, the loss, the watching of layers, the optimizer, checkpoints. The ratio is the median over the steps of an epoch.
 Weights and images are random.
 """
 
@@ -25,15 +25,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from auditor.architecture import ARCHITECTURES
-from auditor.classifier import Classifier
-from auditor.dataset import ImageDataset
-from auditor.hardening import HARDENINGS, Hardening
-from auditor.learning.adversary import Adversarial
-from auditor.learning.trainee import before
-from auditor.provenance import device_name, versions
-from auditor.training import train
-from auditor.training_spec import TrainingSpec
+from auditor.hardening.hardening import HARDENINGS, Hardening
+from auditor.hardening.learning.adversary import Adversarial
+from auditor.hardening.learning.trainee import before
+from auditor.hardening.spec import TrainingSpec
+from auditor.hardening.training import train
+from auditor.kit.provenance import device_name, versions
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import Classifier
+from auditor.models.dataset import ImageDataset
 
 SHAPE = (3, 32, 32)
 TARGET = 1.1
@@ -161,7 +161,7 @@ def methods(steps: int) -> list[Hardening]:
 def table(rows: list[tuple[Hardening, Timing]], batch: int) -> str:
     """Markdown: one line for each method."""
     lines = [
-        "| method | forwards, backwards per image and step | ms / image | its passes, plainly | ratio |",
+        "| method | forwards, backwards per image and step | ms / image | its passes in plain PyTorch | ratio |",
         "|---|---|---|---|---|",
     ]
     for method, timing in rows:

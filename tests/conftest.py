@@ -8,15 +8,33 @@ import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from tests.plugins import plugged
 from worker.db import Database, connect, upgrade
 from worker.settings import Settings, load_settings
 
 POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432"
+
+BROWSER = "tests/app/browser"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """``--dist loadfile``, but the tests in a browser go to one process all together: they share a dashboard and a worker."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByDashboard(LoadFileScheduling):  # type: ignore[misc]  # xdist has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return BROWSER if nodeid.startswith(f"{BROWSER}/") else super()._split_scope(nodeid)
+
+    return ByDashboard(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +68,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def settings(home: Path) -> Settings:
     """Settings of an empty home: SQLite and the embedded broker."""
     return load_settings()
+
+
+@pytest.fixture(scope="session")
+def odd_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PYTHONPATH on which there is one more kind of job, ODD_JOBS; the same for all tests, which so share a job server."""
+    from tests.worker.world import ODD_JOBS
+
+    return plugged(tmp_path_factory.mktemp("odd"), "worker.jobs", "odd", ODD_JOBS)["PYTHONPATH"]
+
+
+@pytest.fixture
+def odd_jobs(odd_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the processes that the test starts, there are the jobs of ODD_JOBS."""
+    monkeypatch.setenv("PYTHONPATH", odd_path)
 
 
 @pytest.fixture

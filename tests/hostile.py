@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import pickle
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ ARCHITECTURE = "resnet18-cifar:width_factor=0.0625"
 
 
 def tiny_state() -> dict[str, torch.Tensor]:
-    from auditor.architecture import ARCHITECTURES
+    from auditor.models.architecture import ARCHITECTURES
 
     torch.manual_seed(0)
     return ARCHITECTURES.parse(ARCHITECTURE).build().state_dict()
@@ -39,9 +41,9 @@ def _changed(**changes: torch.Tensor | None) -> bytes:
     return saved({name: value for name, value in state.items() if value is not None})
 
 
-def arrays(**values: object) -> bytes:
+def arrays(**values: Any) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **values)  # type: ignore[arg-type]
+    np.savez(buffer, **values)
     return buffer.getvalue()
 
 
@@ -66,7 +68,13 @@ def zipped(*members: tuple[str, bytes]) -> bytes:
 Maker = Callable[[], bytes]
 
 MODELS: dict[str, tuple[str, Maker, str]] = {
-    "a pickled module": ("model.pt", lambda: saved(nn.Linear(2, 2)), "holds Python objects"),
+    "a pickled object": ("model.pt", lambda: saved(argparse.Namespace(lr=0.1)), "holds Python objects"),
+    "a pickled module of another architecture": ("model.pt", lambda: saved(nn.Linear(2, 2)), "missing"),
+    "two sets of weights": (
+        "model.pt",
+        lambda: saved({"student": tiny_state(), "teacher": tiny_state()}),
+        "'student', 'teacher'",
+    ),
     "a plain pickle": ("model.pt", lambda: pickle.dumps({"a": 1}), "model.pt"),
     "TorchScript": ("model.pt", _scripted, "TorchScript"),
     "another architecture": ("model.pt", lambda: saved(nn.Linear(2, 2).state_dict()), "missing"),

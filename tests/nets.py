@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.dataset import ImageDataset
+from auditor.models.classifier import NORMALIZATIONS, Classifier
+from auditor.models.dataset import ImageDataset
 
 SHAPE = (3, 6, 6)
 
@@ -25,6 +26,18 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         side = x.flatten(1) @ self.weight + self.bias
         return torch.stack([torch.zeros_like(side), side], 1)
+
+
+class StraightThrough(torch.autograd.Function):
+    """Rounds to eighths, and passes the gradient on: a trace has a derivative of zero instead."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.round(x * 8) / 8
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
 
 
 def small_cnn(seed: int = 0, classes: int = 5, shape: tuple[int, int, int] = SHAPE) -> nn.Module:

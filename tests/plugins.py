@@ -8,7 +8,7 @@ from textwrap import dedent
 
 
 def plugged(folder: Path, package: str, module: str, source: str) -> dict[str, str]:
-    """An environment in which ``package`` (auditor.attacks, worker.jobs, ...) has one more module.
+    """An environment in which ``package`` (auditor.attacking.attacks, worker.jobs, ...) has one more module.
 
     The module lies in a folder of the test's own, which a ``sitecustomize`` adds to the package's path: nothing else of
     the product changes. May be called again with the same folder.

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from auditor.disk import outages_named
-from auditor.errors import NotFoundError, ServiceError
-from auditor.scratch import scratch
-from auditor.scratch import sweep as sweep_scratch
+from auditor.kit.disk import outages_named
+from auditor.kit.errors import NotFoundError, ServiceError
+from auditor.kit.scratch import remove_stale as sweep_scratch
+from auditor.kit.scratch import scratch
 from worker.private import FILE, private_folder
 
 KEEP_SECONDS = 86_400
@@ -66,7 +66,7 @@ class BlobStore:
         except PermissionError as error:
             raise ServiceError(
                 f"The folder of stored files, {self.folder}, cannot be written to ({error.strerror}).",
-                "Give it to the user that runs the worker and the dashboard.",
+                "Make it writable for the user that runs the worker and the dashboard.",
             ) from error
 
     def path(self, sha256: str, *, verify: bool = True) -> Path:

@@ -1,8 +1,8 @@
 """The embedded broker: kombu's file transport with messages and bindings that are never torn, lost to a race, or fatal.
 
-What kombu 5.7.0's own does, and this does not: it writes a message in place, so that a reader may see half of it; it
+What kombu 5.7.0's own does, and this does not: it writes a message in place, so a reader may see half of it; it
 lets a message that does not decode end the worker; two workers that bind their mailboxes at once lose one of them; it
-orders messages by a clock that starts anew at every boot; its files are open to every user of the machine; a mailbox
+orders messages by a clock that restarts at every boot; its files are open to every user of the machine; a mailbox
 that nobody reads fills the disk; what one connection bound is believed to be bound in every other folder.
 """
 
@@ -25,8 +25,8 @@ from kombu.exceptions import ChannelError
 from kombu.transport import filesystem, virtual
 from kombu.utils.json import dumps, loads
 
-from auditor.disk import outage
-from auditor.errors import ServiceError
+from auditor.kit.disk import outage
+from auditor.kit.errors import ServiceError
 from worker.envelope import decoded
 from worker.private import private_folder
 
@@ -35,7 +35,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 QUARANTINED = 100
 """Unreadable messages that are kept, the newest: enough to see what happened, too few to fill a disk."""
 UNREAD_SECONDS = 60.0
-"""A mailbox whose oldest message waited longer has no reader now: a broadcast passes it by, so that it cannot grow."""
+"""A mailbox whose oldest message waited longer has no reader now: a broadcast passes it by, so it cannot grow."""
 ABANDONED_SECONDS = 86400.0
 """Mailboxes, their messages and temporary files that are older belong to processes that died."""
 
@@ -65,7 +65,9 @@ def broker_settings(folder: Path) -> dict[str, Any]:
             raise fault from error
         raise ServiceError(
             f"The folder of the embedded broker, {folder}, cannot be used: {error.strerror}.",
-            "Give the data folder to the user that runs the worker and the dashboard.",
+            "A file is in the way: name another data folder in AUDITOR_HOME."
+            if isinstance(error, (NotADirectoryError, FileExistsError))
+            else "Make the data folder writable for the user that runs the worker and the dashboard.",
         ) from error
     return {
         "broker_url": "safefs://localhost",
@@ -85,7 +87,7 @@ class SafeChannel(filesystem.Channel):
         content = dumps(payload).encode()
         if len(content) > MAX_MESSAGE_BYTES:
             raise ChannelError(f"Expected a message of at most {MAX_MESSAGE_BYTES} bytes, got {len(content)}.")
-        # Nineteen digits until the year 2286, so that the order of the names is the order of the messages.
+        # Nineteen digits until the year 2286, so the order of the names is the order of the messages.
         _write(Path(self.data_folder_out) / f"{time.time_ns():019d}_{uuid.uuid4()}.{queue}.msg", content)
 
     def _get(self, queue: str, timeout: float | None = None) -> dict[str, Any]:
@@ -130,7 +132,7 @@ class SafeChannel(filesystem.Channel):
                 self._put(binding.queue, payload)
 
     def get_table(self, exchange: str) -> list[filesystem.exchange_queue_t]:
-        """The bindings of ``exchange``. They are replaced as a whole, so that a reader needs no lock."""
+        """The bindings of ``exchange``. They are replaced as a whole, so a reader needs no lock."""
         try:
             content = self._exchange_file(exchange).read_bytes()
         except FileNotFoundError:
@@ -171,19 +173,19 @@ class SafeFilesystemTransport(filesystem.Transport):
         self.state = virtual.BrokerState()
 
     def establish_connection(self) -> Any:
-        """Create what is missing, so that a worker survives the loss of the folder, and clear away what died."""
-        options = self.client.transport_options  # type: ignore[attr-defined]  # kombu declares client = None
+        """Create what is missing, so a worker survives the loss of the folder, and clear away what died."""
+        options = self.client.transport_options  # type: ignore[union-attr]  # kombu declares client = None
         try:
             folders = [Path(options[key]) for key in ("data_folder_in", "control_folder", "processed_folder")]
             for folder in folders:
                 private_folder(folder)
-            sweep(*folders)
+            remove_leftovers(*folders)
         except OSError as error:
             raise ChannelError(f"Cannot use the broker's folder: {error}.") from error
         return super().establish_connection()
 
 
-def sweep(messages: Path, control: Path, quarantine: Path) -> None:
+def remove_leftovers(messages: Path, control: Path, quarantine: Path) -> None:
     """Remove what no process will: temporary files and unread answers of the dead, and old quarantined messages.
 
     Messages of tasks stay, whatever their age: a queue may wait for a worker for weeks.
@@ -214,7 +216,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The message at ``path``; None for what is none, too large or no file (a pipe would block its reader for ever)."""
+    """The message at ``path``; None if it is not a message, too large or not a file (a pipe would block its reader for
+    ever)."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:

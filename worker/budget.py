@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from auditor.errors import OutageError
+from auditor.kit.errors import OutageError
 from worker.private import FILE, private_folder
 from worker.settings import Settings
 
@@ -62,7 +62,7 @@ def reading_share(settings: Settings, on_wait: OnWait = silent) -> Iterator[int]
         waited = time.monotonic() - began
         if waited > 2 * settings.intake_seconds:
             raise OutageError(
-                f"Other files have been read for {waited:.0f} seconds, and the memory for another is not there.",
+                f"Other files have been read for {waited:.0f} seconds, so there is no memory left to read this one.",
                 "Try again later, or let the administrator raise AUDITOR_INTAKE_BUDGET.",
             )
         if waited > SAY_SECONDS and not said:

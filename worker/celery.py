@@ -15,10 +15,10 @@ from typing import Any
 
 from celery import Celery
 from celery.signals import worker_ready, worker_shutting_down
-from kombu import Queue
+from kombu.entity import Queue
 
-from auditor.disk import outage
-from auditor.errors import OutageError
+from auditor.kit.disk import outage
+from auditor.kit.errors import OutageError
 from worker.broker import broker_settings
 from worker.db import connect
 from worker.keeper import Keeper
@@ -112,17 +112,17 @@ class Worker:
         return worker_queues()
 
 
-class _Chosen:
+class _CommandLine:
     """What the command line asked for, before the worker is made."""
 
     lane: Lane = "all"
     concurrency = 0
 
 
-_chosen = _Chosen()
+_chosen = _CommandLine()
 
 
-def choose(lane: Lane, concurrency: int) -> Worker:
+def make_worker(lane: Lane, concurrency: int) -> Worker:
     """Make this process's worker, for a lane, with so many jobs side by side (0: the setting)."""
     _chosen.lane, _chosen.concurrency = lane, concurrency
     return this_worker()
@@ -183,7 +183,7 @@ class _Tap:
             self._consumer.call_soon(change, queue)
 
 
-@worker_ready.connect
+@worker_ready.connect  # type: ignore[untyped-decorator]
 def _on_ready(sender: Any, **_: Any) -> None:
     worker = this_worker()
     keeper = Keeper(worker.settings, worker.ledger, _publish, worker.idle_queues, _Tap(sender, worker_queues()))
@@ -195,7 +195,7 @@ def _publish(job_id: str, queue: str) -> bool:
     return publish(app, this_worker().ledger, job_id, queue)
 
 
-@worker_shutting_down.connect
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _on_shutdown(**_: Any) -> None:
     this_worker().stopping.set()
 

@@ -20,8 +20,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 import migrations
-from auditor import disk
-from auditor.errors import DiskFullError, OutageError, ServiceError
+from auditor.kit import disk
+from auditor.kit.errors import DiskFullError, OutageError, ServiceError
 from worker.private import mend, private_file, private_folder
 from worker.settings import Settings
 
@@ -30,7 +30,7 @@ BUSY_MILLISECONDS = 30_000
 
 
 class Database:
-    """Transactions on one database. ``write()`` locks from its first statement on SQLite, so that no writer fails halfway."""
+    """Transactions on one database. ``write()`` locks from its first statement on SQLite, so no writer fails halfway."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -121,7 +121,7 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _back_up(settings: Settings, revision: str) -> None:
-    """A copy of the SQLite file beside it, made by SQLite itself so that the copy is whole."""
+    """Copy the SQLite file to the same folder. SQLite makes the copy itself, so it is complete."""
     url = settings.resolved_database_url
     if not url.startswith("sqlite:///"):
         return
@@ -141,7 +141,8 @@ def _back_up(settings: Settings, revision: str) -> None:
 
 
 def _make_private(_dialect: Any, _record: Any, arguments: list[Any], _options: dict[str, Any]) -> None:
-    """SQLite makes its file by the umask, and the files beside it (-wal, -shm) as open as that one: it finds it made."""
+    """SQLite creates its file with the umask, and the -wal and -shm files with the same mode; so we create the file
+    first."""
     if arguments and not str(arguments[0]).startswith((":memory:", "file:")) and arguments[0]:
         private_file(Path(arguments[0]))
 
@@ -178,7 +179,9 @@ def _translated() -> Iterator[None]:
                 "The database's disk is full.", "Free some space on it; nothing that was written before is lost."
             ) from error
         if "readonly" in reason or "read-only" in reason:
-            raise OutageError("The database takes no changes now.", "See to it that it may be written to.") from error
+            raise OutageError(
+                "The database accepts no changes at the moment.", "Check that it can be written to."
+            ) from error
         if operational or error.connection_invalidated:
             raise OutageError(
                 "The database does not answer.", "`auditor doctor` says which database is used and why."

@@ -1,4 +1,4 @@
-"""From prepared defenses to stored ones and back, and the folder that runs one without us."""
+"""From fitted defenses to stored ones and back, and the folder that runs one without us."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from auditor.classifier import Classifier
-from auditor.defended import DefendedClassifier
+from auditor.defending.defense import defended
+from auditor.defending.evaluation import FittedDefense
 from auditor.defending.export import export
 from auditor.defending.files import read_stack, write_stack
-from auditor.defense import defended
-from auditor.defense_fit import FitSpec, Fitted
-from auditor.defense_study import Prepared
+from auditor.defending.fit import FitResult, FitSpec
+from auditor.models.classifier import Classifier
+from auditor.models.defended import DefendedClassifier
 from worker.blobs import BlobStore
 from worker.defenses import NewDefense
 from worker.loading import architecture_of, load_classifier, load_dataset
@@ -20,7 +20,7 @@ from worker.models import DefenseRow
 from worker.registry import Registry
 
 EXPORT_TIME = (1980, 1, 1, 0, 0, 0)
-"""Time of every file in an exported archive, so that the same defense gives the same bytes."""
+"""Time of every file in an exported archive, so the same defense gives the same bytes."""
 
 
 class Loaded(NamedTuple):
@@ -31,7 +31,7 @@ class Loaded(NamedTuple):
 
 
 def stored(
-    spec: FitSpec, fitted: Fitted, name: str, model_id: str, dataset_id: str | None, blobs: BlobStore
+    spec: FitSpec, fitted: FitResult, name: str, model_id: str, dataset_id: str | None, blobs: BlobStore
 ) -> NewDefense:
     """The defense as a row to be, its file kept."""
     with blobs.staging() as folder:
@@ -49,11 +49,11 @@ def stored(
     return NewDefense(name, model_id, dataset_id, spec.model_dump(mode="json"), content, manifest)
 
 
-def prepared(row: DefenseRow, blobs: BlobStore, registry: Registry) -> Prepared:
+def fitted_defense(row: DefenseRow, blobs: BlobStore, registry: Registry) -> FittedDefense:
     """A stored defense, its file checked against its hash. Raises SpecError when it is no longer installed."""
     stack = read_stack(blobs.path(row.content))
     training = load_dataset(registry.dataset(row.dataset_id), blobs) if row.dataset_id is not None else None
-    return Prepared(FitSpec.load(row.spec), stack.states, stack.lineage, training)
+    return FittedDefense(FitSpec.load(row.spec), stack.states, stack.lineage, training)
 
 
 def load_defended(row: DefenseRow, blobs: BlobStore, registry: Registry) -> Loaded:

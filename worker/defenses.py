@@ -10,15 +10,15 @@ from sqlalchemy import ColumnElement, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from auditor.errors import MismatchError, SpecError
+from auditor.kit.errors import MismatchError, SpecError
 from worker.db import Database
 from worker.lineage import free_name
 from worker.models import DatasetRow, DefenseJobRow, DefenseRow, ModelRow
-from worker.registry import named, usable
+from worker.registry import row_named, usable_name
 
 
 class NewDefense(NamedTuple):
-    """A defense that was prepared: the fields of its row. ``content`` names the stored file; ``name`` is what to call it where
+    """A fitted defense: the fields of its row. ``content`` names the stored file; ``name`` is what to call it where
     that is free.
     """
 
@@ -39,8 +39,8 @@ def add_defense(session: Session, defense: NewDefense, job_id: str | None, now: 
 
 
 class DefenseView(NamedTuple):
-    """A stored defense with its lineage, in words. ``dataset`` is empty where it learns nothing; ``evaluations``: how many jobs
-    name it."""
+    """A stored defense with its lineage, as text. ``dataset`` is empty where it learns nothing; ``evaluations``: how
+    many jobs name it."""
 
     row: DefenseRow
     model: str
@@ -66,7 +66,7 @@ class Defenses:
     def get(self, key: str) -> DefenseRow:
         """By id, name, or an unambiguous beginning of the id. Raises NotFoundError."""
         with self.database.read() as session:
-            return named(session, DefenseRow, key, "defense", "auditor defend list")
+            return row_named(session, DefenseRow, key, "defense", "auditor defend list")
 
     def views(self, model_id: str | None = None) -> list[DefenseView]:
         """All of them, or those of one model, the newest first."""
@@ -86,7 +86,7 @@ class Defenses:
             ]
 
     def made_by(self, job_id: str) -> DefenseRow | None:
-        """The defense that a job prepared."""
+        """The defense that a job fitted."""
         with self.database.read() as session:
             return session.scalar(select(DefenseRow).where(DefenseRow.job_id == job_id))
 
@@ -98,7 +98,7 @@ class Defenses:
 
     def rename(self, row: DefenseRow, name: str) -> None:
         """Raises SpecError when the name is taken or unusable."""
-        name = usable(name)
+        name = usable_name(name)
         try:
             with self.database.write() as session:
                 held = session.get(DefenseRow, row.id)
@@ -117,4 +117,6 @@ class Defenses:
                 except IntegrityError:  # an evaluation was queued in the same moment
                     used = 1
             if used:
-                raise MismatchError(f"{row.name} is used by {used} evaluation(s) and stays.", "Their results name it.")
+                raise MismatchError(
+                    f"{row.name} is used by {used} evaluation(s) and cannot be deleted.", "Their results refer to it."
+                )

@@ -29,7 +29,7 @@ class _Properties(BaseModel):
     reply_to: str | None = None
 
 
-class _Headers(BaseModel):
+class _MessageHeaders(BaseModel):
     """Of any message: also of a ping, and of its answer."""
 
     compression: None = None  # we send none compressed, and a few bytes could expand to all of the memory
@@ -38,7 +38,7 @@ class _Headers(BaseModel):
     ticket: str | None = None
 
 
-class _TaskHeaders(_Headers):
+class _TaskHeaders(_MessageHeaders):
     task: str
     id: str
     shadow: str | None = None
@@ -79,14 +79,14 @@ _OTHER_BODY = TypeAdapter(dict[str, JsonValue] | list[JsonValue])
 
 
 def decoded(content: bytes) -> dict[str, Any]:
-    """The message that ``content`` is, as kombu wants it. Raises any Exception when it is none."""
+    """Decode ``content`` into a kombu message. Raises some Exception if it is not a message."""
     message = _Message.model_validate_json(content)
     body = base64.b64decode(message.body, validate=True)
     if "task" in message.headers:
         _TaskHeaders.model_validate(message.headers, strict=True)
         _TASK_BODY.validate_json(body, strict=True)
     else:
-        _Headers.model_validate(message.headers, strict=True)
+        _MessageHeaders.model_validate(message.headers, strict=True)
         other = _OTHER_BODY.validate_json(body)
         if isinstance(other, dict) and "task" in other:
             raise ValueError("a task in the first version of Celery's protocol, which nobody sends")

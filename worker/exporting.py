@@ -1,4 +1,4 @@
-"""A model's weights taken out: the tensors, and beside them what it takes to use them elsewhere or to add them again."""
+"""Export of a model's weights: the tensors, and what is needed to use them elsewhere or to add them again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
-from auditor.errors import SpecError
+from auditor.kit.errors import SpecError
+from auditor.models.own_code import facts_of, stored_code
 from worker.blobs import BlobStore
 from worker.loading import architecture_of
 from worker.models import ModelRow
@@ -25,7 +26,7 @@ def format_of(file: Path) -> WeightsFormat | None:
     if suffix != ".zip" and suffix not in FORMATS:
         raise SpecError(
             f"{file.name}: expected a name that ends in {', '.join(FORMATS)} or .zip, got {suffix or 'no ending'}.",
-            f"Write to {file.with_suffix('.safetensors').name}, say.",
+            f"Write to {file.with_suffix('.safetensors').name}.",
         )
     return FORMATS.get(suffix)
 
@@ -55,12 +56,13 @@ def describe(row: ModelRow, hashes: dict[str, str], parent: str | None) -> str:
     architecture = architecture_of(row)
     values: dict[str, Any] = {
         "name": row.name,
-        "architecture": row.architecture,
+        "architecture": facts_of(row.architecture),
         "input_shape": architecture.input_shape,
         "num_classes": architecture.num_classes,
         "class_names": row.class_names,
         "normalization": row.normalization,
         "trained_from": parent,
+        **({"output": row.manifest["output"]} if row.manifest.get("output") else {}),
         "notes": list(row.manifest.get("notes", ())),
         "sha256": hashes,
     }
@@ -68,7 +70,10 @@ def describe(row: ModelRow, hashes: dict[str, str], parent: str | None) -> str:
 
 
 def write_archive(row: ModelRow, blobs: BlobStore, parent: str | None, folder: Path, file: Path) -> dict[str, str]:
-    """Both formats and the description in one .zip; ``folder`` is for temporary files. Returns the hashes of the weights."""
+    """Both formats and the description in one .zip, and the network's file where that is its owner's code.
+
+    ``folder`` is for temporary files. Returns the hashes of the weights.
+    """
     hashes = {}
     names: dict[str, WeightsFormat] = {"weights.safetensors": "safetensors", "weights.pt": "pt"}
     for name, form in names.items():
@@ -77,4 +82,6 @@ def write_archive(row: ModelRow, blobs: BlobStore, parent: str | None, folder: P
         archive.writestr("model.json", describe(row, hashes, parent))
         for name in names:
             archive.write(folder / name, name)
+        if (code := stored_code(row.architecture)) is not None:
+            archive.writestr(code.file, code.source)
     return hashes

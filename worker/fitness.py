@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from auditor.disk import disk_full, outage, room
+from auditor.kit.disk import disk_full, outage, room
 from worker.db import Database
 from worker.settings import Settings
 from worker.store import Store

@@ -8,21 +8,23 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from auditor.capability import Capability, Catalog
-from auditor.classifier import Classifier
-from auditor.dataset import ImageDataset
-from auditor.progress import OnProgress
+from auditor.kit.capability import Capability, Catalog
+from auditor.kit.progress import OnProgress
+from auditor.models.classifier import Classifier
+from auditor.models.dataset import ImageDataset
+from auditor.models.own_code import OwnCode
 from worker.blobs import BlobStore
 from worker.defenses import NewDefense
-from worker.lineage import Child
+from worker.lineage import ChildModel
 from worker.loading import load_classifier, load_dataset
+from worker.models import ModelRow
 from worker.queues import CPU
 from worker.registry import Registry
 
 
 class Output(NamedTuple):
     """What a job made: the bytes of its result, a few numbers for lists, the files of ``Context.folder`` to keep, and a model or
-    a prepared defense.
+    a fitted defense.
 
     ``state``: "cancelled" or "failed" where the job was stopped, or broke, and yet leaves a result; ``error`` and ``hint`` then
     say why.
@@ -31,7 +33,7 @@ class Output(NamedTuple):
     content: bytes
     summary: dict[str, Any]
     files: tuple[Path, ...] = ()
-    child: Child | None = None
+    child: ChildModel | None = None
     defense: NewDefense | None = None
     state: Literal["succeeded", "cancelled", "failed"] = "succeeded"
     error: str = ""
@@ -39,7 +41,7 @@ class Output(NamedTuple):
 
 
 class Live:
-    """What a job tells its row while it runs, and hears from it. This one has no row: nobody watches, nobody asks to stop."""
+    """The channel between a running job and its row. This one has no row: nobody watches or asks to stop."""
 
     def stop(self) -> str:
         """Why the job is to stop now and keep what it has; empty to go on. Asked often: it seldom looks."""
@@ -80,6 +82,9 @@ class Job(Capability):
     """A kind of job. One subclass per file in ``worker.jobs``. The whole request is in its fields."""
 
     noun: ClassVar[str]
+    runs_code: ClassVar[bool] = False
+    """Whether it is run for models of their owner's code: in the sandbox (``worker.owned``), which needs ``adopted``."""
+
     grace: ClassVar[float] = 0.0
     """Seconds in which a job that is asked to stop (``Live.stop``) ends by itself with what it has; 0: it is just stopped."""
 
@@ -99,6 +104,12 @@ class Job(Capability):
     @abstractmethod
     def run(self, context: Context) -> Output:
         """Do the work. An AuditorError ends the job with its message; another exception counts as our bug."""
+
+    def adopted(self, content: bytes, model: ModelRow, code: OwnCode) -> Output:
+        """What ``run`` made in the sandbox, together with its owner's code: checked, and with a flag that says so. The model's
+        facts are set anew, since the code may have changed them. Raises AuditorError for an unusable result.
+        """
+        raise NotImplementedError
 
 
 JOBS: Catalog[Job] = Catalog("worker.jobs", Job)

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from sqlalchemy import delete, insert, select, update
 
-from auditor.errors import OutageError, ServiceError
-from auditor.scratch import sweep as sweep_scratch
+from auditor.kit.errors import OutageError, ServiceError
+from auditor.kit.scratch import remove_stale as sweep_scratch
 from worker.blobs import BlobStore
 from worker.fitness import trouble
 from worker.ledger import Ledger
@@ -145,7 +145,7 @@ class Keeper:
 
 
 def living_workers(ledger: Ledger) -> list[WorkerRow]:
-    """The workers that were heard of lately."""
+    """The workers that gave a sign of life recently."""
     database = ledger.database
     with database.read() as session:
         alive = (

@@ -11,13 +11,13 @@ from sqlalchemy import ColumnElement, and_, case, delete, false, func, insert, o
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from auditor.errors import NotFoundError
+from auditor.kit.errors import NotFoundError
 from worker.db import Database
 from worker.defenses import NewDefense, add_defense
-from worker.lineage import Child, add_child
+from worker.lineage import ChildModel, add_child
 from worker.models import DefenseJobRow, JobRow, PointRow, ResultFileRow, ResultRow
 
-State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -33,7 +33,7 @@ SHORTEST_WAIT, LONGEST_WAIT = 5.0, 1800.0
 """Seconds from an outage to the next attempt; twice as long after each: over an hour in all."""
 
 NAME_TRIES = 5
-"""How often the name of a new model or defense is chosen anew when another job takes it in the same moment."""
+"""How often the name of a new model or defense is chosen again when another job takes it in the same moment."""
 
 
 class Claim(NamedTuple):
@@ -135,7 +135,7 @@ class Ledger:
                 try:
                     session.execute(insert(DefenseJobRow).values(job_id=job_id, defense_id=defense_id))
                 except IntegrityError:
-                    raise NotFoundError("The defense was deleted meanwhile.", "Prepare it again.") from None
+                    raise NotFoundError("The defense was deleted meanwhile.", "Fit it again.") from None
         return job_id
 
     def published(self, job_id: str) -> None:
@@ -226,9 +226,9 @@ class Ledger:
         summary: dict[str, Any],
         files: Mapping[str, str] = MappingProxyType({}),
         *,
-        child: Child | None = None,
+        child: ChildModel | None = None,
         defense: NewDefense | None = None,
-        state: State = "succeeded",
+        state: JobState = "succeeded",
         message: str | None = None,
         hint: str | None = None,
     ) -> bool:
@@ -426,7 +426,7 @@ class Ledger:
     def _due(self) -> ColumnElement[bool]:
         return or_(JobRow.not_before.is_(None), JobRow.not_before <= self.database.now())
 
-    def _end(self, where: ColumnElement[bool], state: State, message: str | None, hint: str | None) -> int:
+    def _end(self, where: ColumnElement[bool], state: JobState, message: str | None, hint: str | None) -> int:
         return self._change(
             where, state=state, error=message, hint=hint, finished=self.database.now(), lease_until=None
         )

@@ -14,7 +14,7 @@ from worker.models import DatasetRow, JobRow, ModelRow, OriginRow
 NAME_LENGTH = 200
 
 
-class Child(NamedTuple):
+class ChildModel(NamedTuple):
     """A model that a job made: the fields of its row, and its parent. ``weights`` names the stored file; ``name`` is what to
     call it where that is free.
     """
@@ -28,7 +28,7 @@ class Child(NamedTuple):
     manifest: dict[str, Any]
 
 
-def add_child(session: Session, child: Child, job_id: str, now: ColumnElement[float]) -> str:
+def add_child(session: Session, child: ChildModel, job_id: str, now: ColumnElement[float]) -> str:
     """Register the model within the transaction that ends its job; returns its id. The job's id stands once at most."""
     model_id = uuid.uuid4().hex
     values = child._asdict()
@@ -50,7 +50,7 @@ def free_name(session: Session, column: InstrumentedAttribute[str], wanted: str)
     return name
 
 
-class Origin(NamedTuple):
+class ModelOrigin(NamedTuple):
     """Where a model comes from."""
 
     model_id: str
@@ -72,17 +72,17 @@ class Relative(NamedTuple):
     audit: dict[str, Any]
 
 
-class Lineage:
+class ModelLineage:
     """Who was trained from whom."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
-    def origins(self) -> dict[str, Origin]:
+    def origins(self) -> dict[str, ModelOrigin]:
         """Every trained model's origin, by its id."""
         with self.database.read() as session:
             rows = session.execute(select(OriginRow.model_id, OriginRow.parent_id, OriginRow.job_id))
-            return {model_id: Origin(model_id, parent_id, job_id) for model_id, parent_id, job_id in rows}
+            return {model_id: ModelOrigin(model_id, parent_id, job_id) for model_id, parent_id, job_id in rows}
 
     def made_by(self, job_id: str) -> ModelRow | None:
         """The model that a job made."""
@@ -97,7 +97,7 @@ class Lineage:
         with self.database.read() as session:
             return sorted(set(session.scalars(of_them)))
 
-    def ancestors(self, model_id: str) -> list[Origin]:
+    def ancestors(self, model_id: str) -> list[ModelOrigin]:
         """The trainings that led to a model, its own first."""
         origins, steps = self.origins(), []
         while model_id in origins:

@@ -61,7 +61,7 @@ class DatasetRow(Base):
 
 
 class DefenseRow(Base):
-    """A prepared defense, or several in a row, as a blob: for which model, and how it was fitted (``spec``).
+    """A fitted defense, or several in a row, as a blob: for which model, and how (``spec``).
 
     ``dataset_id``, ``job_id``: what it was fitted on, and by which job; empty where it learns nothing. A job makes at most one.
     """
@@ -177,7 +177,8 @@ class StoreRow(Base):
 
 
 class WorkerRow(Base):
-    """A worker that was heard of, and what it can run. ``trouble``: why it takes no jobs now; empty when it does."""
+    """A worker that gave a sign of life, and what it can run. ``trouble``: why it takes no jobs now; empty when it
+    does."""
 
     __tablename__ = "worker"
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from auditor.errors import OutageError
+from auditor.kit.errors import OutageError
 
 T = TypeVar("T")
 

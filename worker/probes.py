@@ -13,7 +13,7 @@ from pathlib import Path
 SYSTEM_FILE = "/etc/passwd"
 
 
-def attempt(outside: str, inside: str, parent: int) -> dict[str, bool]:
+def attempt_escapes(outside: str, inside: str, parent: int) -> dict[str, bool]:
     """Try everything; True where it was refused."""
     probes: dict[str, Callable[[], object]] = {
         "reading a system file": lambda: Path(SYSTEM_FILE).read_bytes(),
@@ -36,7 +36,8 @@ def attempt(outside: str, inside: str, parent: int) -> dict[str, bool]:
 
 
 def malicious_pickle(canary: Path) -> bytes:
-    """A checkpoint that, loaded without walls, makes the file ``canary``: by a shell, by itself, or by the network."""
+    """A checkpoint that, loaded without a sandbox, makes the file ``canary``: by a shell, by itself, or by the
+    network."""
     code = f"""
 import os, subprocess
 for attempt in (
@@ -96,7 +97,7 @@ def _load(path: Path) -> None:
 
 
 def _works(folder: Path) -> bool:
-    """The walls are no good if nothing honest gets through: save, map, and read a checkpoint."""
+    """The sandbox is useless if nothing honest gets through: save, map, and read a checkpoint."""
     import torch
 
     path = folder / "honest.pt"

@@ -9,7 +9,7 @@ CPU, GPU, SHORT = "cpu", "gpu", "short"
 QUEUES = (CPU, GPU, SHORT)
 
 Lane = Literal["all", "long", "short"]
-"""Which jobs a worker takes. With "all", a process of its own beside it takes the short ones."""
+"""Which jobs a worker takes. With "all", a second process takes the short ones."""
 
 NOBODY = {
     CPU: "No worker for long jobs is running. Start one with `auditor worker`.",

@@ -1,41 +1,84 @@
-"""Reading an uploaded file behind walls: what runs inside the sandbox, and the calls into it."""
+"""Reading an uploaded file in a sandbox: what runs inside it, and the calls into it."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from auditor.errors import IntakeError
+from auditor.data.intake.found import NOTHING_ASKED, Asked
+from auditor.kit.errors import AuditorError, IntakeError
 from worker.budget import OnWait, reading_share, silent
 from worker.sandbox import confined
 from worker.settings import Settings
 
 if TYPE_CHECKING:
-    from auditor.architecture import Architecture
-    from auditor.intake.datasets import Reading
+    from auditor.data.intake.datasets import Contents
+    from auditor.data.intake.inspection import Inspection
+    from auditor.data.intake.reading import Reading
+    from auditor.models.architecture import Architecture
 
 
 def read_model(
     file: Path,
     filename: str,
-    architecture: Architecture,
+    architecture: Architecture | None,
     destination: Path,
     settings: Settings,
     on_wait: OnWait = silent,
+    choice: str = "",
+    mapping: int = 1,
+    asked: Asked = NOTHING_ASKED,
 ) -> dict[str, Any]:
-    """Check uploaded weights against the architecture and write them as safetensors to ``destination``.
+    """Check uploaded weights against the architecture, or against the one that the file itself names if it is None, and
+    write them as safetensors to ``destination``.
 
     Returns the manifest as plain data. Raises IntakeError; then nothing is at ``destination``. ``on_wait`` is told, in a
-    sentence, when others take the memory that reading may take.
+    sentence, when others take the memory that reading may take. ``choice``: which set of weights, where there are several;
+    ``asked``: what an ONNX file leaves open.
     """
-    from auditor.intake.weights import ModelManifest
+    from auditor.data.intake.weights import ModelManifest
 
-    arguments = {"architecture": architecture.model_dump(mode="json")}
-    return _confined(
+    arguments = {
+        "architecture": None if architecture is None else architecture.model_dump(mode="json"),
+        "choice": choice,
+        "mapping": mapping,
+        "asked": asked._asdict(),
+    }
+    manifest = _confined(
         "read_model_inside", "weights", ModelManifest, file, filename, destination, settings, arguments, on_wait
     )
+    if architecture is None:
+        try:
+            architecture_from(manifest["architecture"])
+        except (AuditorError, LookupError, TypeError):
+            raise _senseless(filename) from None
+    return manifest
+
+
+def inspect_model(
+    file: Path,
+    filename: str,
+    scratch: Path,
+    settings: Settings,
+    on_wait: OnWait = silent,
+    choice: str = "",
+    asked: Asked = NOTHING_ASKED,
+) -> Inspection:
+    """What a file of a model holds, and the architectures that it may be of. ``scratch``: a folder for the sandbox.
+
+    Raises IntakeError. ``choice``, ``asked`` and ``on_wait``: as for read_model.
+    """
+    from auditor.data.intake.inspection import Inspection
+
+    found = _confined(
+        "inspect_model_inside", "inspection", Inspection, file, filename, scratch / "unused", settings,
+        {"choice": choice, "asked": asked._asdict()}, on_wait,
+    )  # fmt: skip
+    return Inspection.model_validate(found)
 
 
 def read_dataset(
@@ -50,12 +93,33 @@ def read_dataset(
 
     Returns the manifest as plain data. Raises IntakeError; then nothing is at ``destination``. ``on_wait``: as for a model.
     """
-    from auditor.intake.datasets import DatasetManifest
+    from auditor.data.intake.datasets import DatasetManifest
 
     arguments = {"reading": reading.model_dump(mode="json")}
     return _confined(
         "read_dataset_inside", "datasets", DatasetManifest, file, filename, destination, settings, arguments, on_wait
     )
+
+
+def look_into_dataset(
+    file: Path,
+    filename: str,
+    inside: str,
+    scratch: Path,
+    settings: Settings,
+    on_wait: OnWait = silent,
+) -> Contents:
+    """What can be chosen of an uploaded archive of images. ``scratch``: a folder in which the sandbox may write.
+
+    Raises IntakeError. ``on_wait``: as for a model.
+    """
+    from auditor.data.intake.datasets import Contents
+
+    found = _confined(
+        "look_into_dataset_inside", "datasets", Contents, file, filename, scratch / "unused", settings, {"inside": inside},
+        on_wait,
+    )  # fmt: skip
+    return Contents.model_validate(found)
 
 
 def _confined(
@@ -78,28 +142,74 @@ def _confined(
             writable=[destination.parent],
             memory=memory,
             seconds=settings.intake_seconds,
-            preload=[f"auditor.intake.{module}"],
+            preload=[f"auditor.data.intake.{module}"],
             subject=filename,
         )
     try:
         return manifest.model_validate(result).model_dump(mode="json")
     except ValidationError:
-        raise IntakeError(f"{filename} could not be read: the answer of its reader makes no sense.") from None
+        raise _senseless(filename) from None
 
 
-def read_model_inside(file: str, filename: str, destination: str, architecture: dict[str, Any]) -> dict[str, Any]:
+def _senseless(filename: str) -> IntakeError:
+    return IntakeError(f"{filename} could not be read: its reader returned an invalid answer.")
+
+
+def read_model_inside(
+    file: str,
+    filename: str,
+    destination: str,
+    architecture: dict[str, Any] | None,
+    choice: str,
+    mapping: int,
+    asked: dict[str, Any],
+) -> dict[str, Any]:
+    """Runs in the sandbox, where only the folder of the destination can be written."""
+    from auditor.data.intake.weights import take_model
+
+    tempfile.tempdir = str(Path(destination).parent)
+
+    declared = None if architecture is None else architecture_from(architecture)
+    taken = take_model(
+        Path(file), filename, declared, Path(destination), choice=choice, second=mapping == 2, asked=_asked(asked)
+    )
+    return taken.model_dump(mode="json")
+
+
+def _asked(data: Mapping[str, Any]) -> Asked:
+    """From its plain data, in which a pair is a list."""
+    return Asked(None if data["size"] is None else (data["size"][0], data["size"][1]), data["output"])
+
+
+def architecture_from(data: Mapping[str, Any]) -> Architecture:
+    """An architecture from its plain data. Raises SpecError when it is not installed, or its values are not usable."""
+    from auditor.models.architecture import ARCHITECTURES
+
+    values = {name: value for name, value in data.items() if name != "kind"}
+    return ARCHITECTURES.build(str(data["kind"]), values)
+
+
+def inspect_model_inside(
+    file: str, filename: str, destination: str, choice: str, asked: dict[str, Any]
+) -> dict[str, Any]:
     """Runs in the sandbox."""
-    from auditor.architecture import ARCHITECTURES
-    from auditor.intake.weights import take_model
+    from auditor.data.intake.inspection import inspect
 
-    values = {name: value for name, value in architecture.items() if name != "kind"}
-    built = ARCHITECTURES.build(architecture["kind"], values)
-    return take_model(Path(file), filename, built, Path(destination)).model_dump(mode="json")
+    tempfile.tempdir = str(Path(destination).parent)
+    return inspect(Path(file), filename, choice=choice, asked=_asked(asked)).model_dump(mode="json")
+
+
+def look_into_dataset_inside(file: str, filename: str, destination: str, inside: str) -> dict[str, Any]:
+    """Runs in the sandbox."""
+    from auditor.data.intake.datasets import look_into
+
+    return look_into(Path(file), filename, inside=inside).model_dump(mode="json")
 
 
 def read_dataset_inside(file: str, filename: str, destination: str, reading: dict[str, Any]) -> dict[str, Any]:
     """Runs in the sandbox."""
-    from auditor.intake.datasets import Reading, take_dataset
+    from auditor.data.intake.datasets import take_dataset
+    from auditor.data.intake.reading import Reading
 
     wanted = Reading.model_validate(reading)
     return take_dataset(Path(file), filename, Path(destination), reading=wanted).model_dump(mode="json")

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from auditor.errors import SpecError
+from auditor.kit.errors import SpecError
 
 
 def _default_home() -> Path:
@@ -34,32 +34,44 @@ class Settings(BaseSettings):
         SecretStr(""), description="redis://... or amqp://...; empty: the embedded broker in the home."
     )
     lease_seconds: float = Field(
-        30.0, gt=0, description="A job whose worker is not heard of for so long goes back to the queue."
+        30.0, gt=0, description="If a worker is silent for this long, its job goes back to the queue."
     )
     max_attempts: int = Field(
-        3, ge=1, description="How often a job is started without getting further before it counts as failed."
+        3, ge=1, description="How often a job is started without getting further before it fails."
     )
     job_seconds: float = Field(86_400.0, gt=0, description="Longest run of one job.")
     stall_seconds: float = Field(
-        3600.0, gt=0, description="A running job that shows no progress for so long is stopped and tried again."
+        3600.0, gt=0, description="A running job that shows no progress for this long is stopped and tried again."
     )
-    concurrency: int = Field(1, ge=1, le=64, description="Jobs that one worker runs side by side.")
+    concurrency: int = Field(1, ge=1, le=64, description="Jobs that one worker runs in parallel.")
+    fork: bool = Field(
+        True,
+        description="Fork each job's process from one that has already done the imports (Linux); otherwise start a new "
+        "process.",
+    )
     disk_reserve: int = Field(
-        64 << 20, ge=0, description="No job starts while less is free on the disk of the home, in bytes."
+        64 << 20, ge=0, description="No job starts while the disk of the home has less free space than this, in bytes."
+    )
+    allow_code: bool = Field(
+        False, description="Whether models that run their owner's Python code may be added, and run in the sandbox."
     )
     upload_limit: int = Field(4 << 30, gt=0, description="Largest file that may be added, in bytes.")
     browser_upload_limit: int = Field(200 << 20, gt=0, description="Largest upload through the browser, in bytes.")
-    intake_memory: int = Field(8 << 30, gt=0, description="Memory that reading an uploaded file may take, in bytes.")
+    intake_memory: int = Field(
+        8 << 30,
+        gt=0,
+        description="Memory that reading an uploaded file, or running its owner's code, may take, in bytes.",
+    )
     intake_budget: int = Field(
         0,
         ge=0,
-        description="Memory that all readings of uploaded files together may take, in bytes; 0: half of the machine's.",
+        description="Memory that all reads of uploaded files together may take, in bytes; 0: half of the machine's.",
     )
     intake_seconds: int = Field(900, gt=0, description="Time that reading an uploaded file may take.")
     host: str = Field("127.0.0.1", description="Address on which the dashboard listens.")
     port: int = Field(8501, ge=1, le=65_535, description="Port of the dashboard.")
     allowed_hosts: str = Field("", description="Comma-separated names under which the dashboard may be reached.")
-    token: SecretStr = Field(SecretStr(""), description="Secret that every visitor of the dashboard must bring.")
+    token: SecretStr = Field(SecretStr(""), description="Secret that every visitor of the dashboard must enter.")
     session_hours: float = Field(24.0, gt=0, le=8760, description="Hours after which a visitor has to log in again.")
 
     @field_validator("home")
@@ -99,7 +111,7 @@ class Settings(BaseSettings):
         return self.home / "inbox"
 
     def environment(self) -> dict[str, str]:
-        """The environment for a process of ours, so that it finds the same home, database and broker."""
+        """The environment for a process of ours, so it finds the same home, database and broker."""
         pinned = {"AUDITOR_HOME": str(self.home)}
         for name in ("database_url", "broker_url", "token"):
             secret: SecretStr = getattr(self, name)

@@ -1,4 +1,4 @@
-"""The store's identity: the same id in the database and in the folder of stored files, so that neither is used without the other.
+"""The store's identity: the same id in the database and in the folder of stored files, so neither is used without the other.
 
 A process whose folder is not the database's (another home, a disk that is not mounted) would miss every file that others
 stored, and store results where nobody finds them.
@@ -13,8 +13,8 @@ from pathlib import Path
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
-from auditor.disk import outages_named
-from auditor.errors import OutageError
+from auditor.kit.disk import outages_named
+from auditor.kit.errors import OutageError
 from worker.blobs import BlobStore
 from worker.db import Database
 from worker.models import DatasetRow, ModelRow, StoreRow

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from auditor.disk import disk_full, outage, room
-from auditor.errors import DiskFullError, OutageError, ServiceError
+from auditor.kit.disk import disk_full, outage, room
+from auditor.kit.errors import DiskFullError, OutageError, ServiceError
 from worker.fitness import trouble
+from worker.launch import UNKNOWN, Process, launcher
 from worker.ledger import Claim, Ledger
 from worker.logs import get_logger, job_log_file
 from worker.patience import patiently
@@ -42,7 +42,7 @@ _FULL_DISK_CODES = (-signal.SIGBUS, 1, 120)
 
 
 def supervise(job_id: str, owner: str, settings: Settings, ledger: Ledger, stopping: threading.Event) -> str:
-    """Run a job to its end in a process of its own; returns what became of it, in a word, for the log.
+    """Run a job to its end in a process of its own; returns the outcome in a few words, for the log.
 
     Nothing is raised for a job that fails: its row says why. A job that is taken or done is left alone, and one that cannot be
     run here now stays in the queue.
@@ -51,6 +51,10 @@ def supervise(job_id: str, owner: str, settings: Settings, ledger: Ledger, stopp
         if why := trouble(settings, ledger.database):
             ledger.unpublished_again(job_id)
             return f"not taken: {why}"
+        launcher().ready(settings, stopping)  # before the claim: meanwhile the job may be cancelled, or another's
+        if stopping.is_set():
+            ledger.unpublished_again(job_id)
+            return "not taken: this worker stops"
         claim = ledger.claim(job_id, owner, settings.lease_seconds)
     except OutageError as error:
         return f"not taken: {error}"
@@ -78,8 +82,7 @@ class _Supervision:
             self._lost(fault)
             return f"not started: {fault}"
         try:
-            while runner.poll() is None:
-                time.sleep(POLL_SECONDS)
+            while not _ends_within(POLL_SECONDS, runner):
                 if self.stopping.is_set():
                     _kill(runner)
                     self._tell(lambda: self.ledger.release(self.claim))
@@ -94,25 +97,17 @@ class _Supervision:
                 ended = self._heartbeat(runner)
                 if ended:
                     return ended
-            return self._ended(runner.returncode)
+            return self._ended(runner.wait())
         finally:
             _kill(runner)
             with contextlib.suppress(ServiceError):  # the keeper does it, too
                 Workspaces(self.settings.workspaces).sweep(self.ledger.ended)
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> Process:
         with private_log(self.log_file) as output:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.runner", self.claim.job_id, str(self.claim.fence)],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=output,
-                env=self.settings.environment(),
-                cwd=self.settings.home,
-                start_new_session=True,
-            )
+            return launcher().start(self.claim.job_id, self.claim.fence, self.settings, output)
 
-    def _heartbeat(self, runner: subprocess.Popen[bytes]) -> str:
+    def _heartbeat(self, runner: Process) -> str:
         """Keep the lease; returns a word when the job is over for us, else nothing."""
         try:
             due = time.monotonic() - self.renewed >= self.settings.lease_seconds / 4
@@ -142,7 +137,7 @@ class _Supervision:
             return "cancelled"
         return "lost"
 
-    def _stalled(self, runner: subprocess.Popen[bytes], sign: float | None) -> str:
+    def _stalled(self, runner: Process, sign: float | None) -> str:
         """End an attempt whose process shows no progress for long."""
         if sign != self.sign:
             self.sign, self.sign_seen = sign, time.monotonic()
@@ -170,6 +165,7 @@ class _Supervision:
             return "lost in an outage"
         # The process went without a word: killed by the kernel for its memory, most often, or crashed in native code.
         how = f"by signal {-returncode} ({_signal_name(-returncode)})" if returncode < 0 else f"with code {returncode}"
+        how = "in a way that is not known" if returncode == UNKNOWN else how
         hint = "It probably ran out of memory: set a smaller batch_size." if returncode == -signal.SIGKILL else ""
         state = self._tell(lambda: self.ledger.crashed(self.claim, f"The job's process ended {how}.", hint))
         self.log.warning("the runner died", how=how, state=state, log=str(self.log_file))
@@ -210,7 +206,14 @@ def _full_disk(settings: Settings) -> DiskFullError | None:
     return None
 
 
-def _kill(runner: subprocess.Popen[bytes]) -> None:
+def _ends_within(seconds: float, runner: Process) -> bool:
+    """Whether the runner ends within so many seconds."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        runner.wait(seconds)
+    return runner.returncode is not None
+
+
+def _kill(runner: Process) -> None:
     """End the runner and everything it started; it has a session of its own."""
     if runner.poll() is None:
         _signal(runner, signal.SIGTERM)
@@ -223,7 +226,7 @@ def _kill(runner: subprocess.Popen[bytes]) -> None:
         runner.stdin.close()
 
 
-def _signal(runner: subprocess.Popen[bytes], number: int) -> None:
+def _signal(runner: Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(runner.pid, number)
 

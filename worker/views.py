@@ -1,4 +1,4 @@
-"""What the dashboard and the command line are told of a job: its state in words, and what one would cost."""
+"""What the dashboard and the command line are told about a job: its state as text, and what one would cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ QUIET_SECONDS = 120.0
 """A running job that shows no progress for longer is said to be quiet."""
 
 START_SECONDS = 20.0
-"""What a job takes beside its passes on two cores: a process that reads torch, the files, checks, pictures, the result."""
+"""What a job takes in addition to its passes, on two cores: the process, importing torch, files, checks, pictures, the result."""
 
 
 class JobView(NamedTuple):
@@ -44,7 +44,7 @@ class JobView(NamedTuple):
         return self.state in ENDED
 
 
-class Estimate(NamedTuple):
+class CostEstimate(NamedTuple):
     """What a job costs: ``passes`` in forward passes over single images (a backward pass counts as two), at most, since samples
     that are fooled early spare much of it. ``seconds``: about how many, with what every job takes besides, at the speed that
     the model's vetting measured; None where it has not been vetted.
@@ -55,7 +55,7 @@ class Estimate(NamedTuple):
     seconds: float | None
 
     @classmethod
-    def at(cls, speed: float | None, samples: int, passes: float) -> Estimate:
+    def at(cls, speed: float | None, samples: int, passes: float) -> CostEstimate:
         """``speed``: seconds of one pass over one image, None where it is not known."""
         return cls(samples, passes, None if speed is None else START_SECONDS + passes * speed)
 
@@ -95,7 +95,7 @@ def summary_of(job: JobRow, summary: dict[str, Any] | None) -> dict[str, Any]:
     """The numbers of a job; those of an audit with its goal, which older summaries do not hold: it is in what was asked for."""
     if not summary or job.kind != "audit" or "goal" in summary:
         return summary or {}
-    from auditor.criterion import goal_of
+    from auditor.attacking.criterion import goal_of
 
     return summary | {"goal": str(goal_of(job.spec["audit"].get("goal", {})))}
 

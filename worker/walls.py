@@ -1,4 +1,5 @@
-"""The walls of a process that reads an untrusted file: Landlock, no privileges, limits. Linux; elsewhere, what there is.
+"""How a process that reads an untrusted file is confined: Landlock, no privileges, limits. On Linux; elsewhere, what
+exists.
 
 Each function concerns the calling process, and none can be taken back.
 """
@@ -24,7 +25,7 @@ _KEPT_CAPABILITIES = 1 << 1 | 1 << 2
 """CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root must still reach the files of other users that Landlock lets through."""
 
 _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 1, 1 << 2, 1 << 3
-_REMOVE_FILE, _MAKE_REG = 1 << 5, 1 << 8
+_REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
 _REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
 _FIRST_ABI = (1 << 13) - 1
 _SINCE = {2: _REFER, 3: _TRUNCATE, 5: _IOCTL_DEV}
@@ -32,6 +33,7 @@ _READ = _READ_FILE | _READ_DIR
 # No links, pipes or devices, which whoever reads the folder afterwards would follow or open, and no folders, which may
 # be nested deeper than he can remove them.
 _WRITE = _READ | _WRITE_FILE | _REMOVE_FILE | _MAKE_REG | _TRUNCATE
+_FOLDERS = _MAKE_DIR | _REMOVE_DIR  # auditor.kit.scratch removes them however deep they are
 _OF_A_FILE = _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 _LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64", "/etc/ld.so.cache")
@@ -82,8 +84,9 @@ def drop_privileges(parent: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def restrict_files(readable: Sequence[Path], writable: Sequence[Path]) -> None:
-    """Landlock: read below ``readable``, write files in ``writable``; run no program; no TCP; signal nobody outside.
+def restrict_files(readable: Sequence[Path], writable: Sequence[Path], *, folders: bool = False) -> None:
+    """Landlock: read below ``readable``, write files in ``writable``, and make ``folders`` there; run no program; no TCP; signal
+    nobody outside.
 
     Holds for the threads that are started after it: call it while there is one. Raises OSError.
     """
@@ -104,7 +107,7 @@ def restrict_files(readable: Sequence[Path], writable: Sequence[Path]) -> None:
         for path in readable:
             _allow(ruleset, path, _READ & handled)
         for path in writable:
-            _allow(ruleset, path, _WRITE & handled)
+            _allow(ruleset, path, (_WRITE | (_FOLDERS if folders else 0)) & handled)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _check(_syscall(_RESTRICT_SELF, ruleset, 0), "Landlock")
     finally:
@@ -112,7 +115,7 @@ def restrict_files(readable: Sequence[Path], writable: Sequence[Path]) -> None:
 
 
 class AddressSpace:
-    """How much address space the process uses; opened before the walls, which close /proc."""
+    """How much address space the process uses; opened before the sandbox closes /proc."""
 
     def __init__(self) -> None:
         try:

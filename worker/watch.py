@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from auditor.errors import OutageError
+from auditor.kit.errors import OutageError
 from worker.job import Live
 from worker.ledger import Claim, Ledger
 
@@ -19,12 +19,12 @@ MOST_POINTS = 1000
 CANCELLED, TIME = "cancelled", "time limit"
 
 
-class Stopped(Exception):
+class JobStopped(Exception):
     """The job is no longer ours, or somebody asked to stop it."""
 
 
 class Watch(Live):
-    """Of one attempt. Raises Stopped from within the job where that is to end at once.
+    """Of one attempt. Raises JobStopped from within the job where that is to end at once.
 
     A job with ``grace`` and a checkpoint is told of a cancel by ``stop``, and likewise that its time is nearly over. While the
     database does not answer the job goes on: what it tells is kept until it can be written, and its supervisor ends it when that
@@ -52,7 +52,7 @@ class Watch(Live):
             self._gone = self._gone.union(self._thinned()).difference(self._points)
             points, gone = self._points, sorted(self._gone)
             if not self._ledger.progress(self._claim, share, step, points, forget=gone, resumed=self._resumed):
-                raise Stopped
+                raise JobStopped
             self._points, self._gone, self._resumed = {}, set(), False
 
     def stop(self) -> str:
@@ -82,7 +82,7 @@ class Watch(Live):
         self._looked = time.monotonic()
         seen = self._ledger.look(self._claim)
         if not seen.held or (seen.cancel and not seen.saves):
-            raise Stopped
+            raise JobStopped
         if seen.cancel:
             self._wish = CANCELLED
         elif self._claim.grace and self._looked > self._deadline:
@@ -92,7 +92,7 @@ class Watch(Live):
         """The points that must go, were those that wait written now."""
         gone: list[int] = []
         while len(self._kept) > MOST_POINTS:
-            *earlier, _ = sorted(self._kept)  # the last one stays, so that a curve shows where the job is
+            *earlier, _ = sorted(self._kept)  # the last one stays, so a curve shows where the job is
             plain = [number for number in earlier if not self._kept[number]]
             for number in (plain if len(plain) > MOST_POINTS // 10 else earlier)[1::2]:
                 del self._kept[number]

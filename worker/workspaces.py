@@ -12,7 +12,7 @@ from worker.private import private_folder
 
 
 class Workspaces:
-    """Folders JOB/FENCE under one folder. An attempt has one of its own, so that a lost one that still runs disturbs nothing."""
+    """Folders JOB/FENCE under one folder. An attempt has one of its own, so a lost one that still runs disturbs nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

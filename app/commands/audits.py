@@ -11,33 +11,46 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
-from app.commands.show import LISTED, Limit, console, duration, followed, left_out, rate, robustness, state, table, when
-from auditor.errors import SpecError
+from app.commands.matching import Match, ShowMatch, match_of, print_match
+from app.commands.show import (
+    LISTED,
+    Limit,
+    console,
+    duration,
+    followed,
+    print_table,
+    rate,
+    robustness,
+    say_left_out,
+    state,
+    when,
+)
+from auditor.kit.errors import SpecError, spelled
 
 if TYPE_CHECKING:
-    from auditor.audit_spec import AuditSpec
-    from auditor.corruption import Corruption
-    from auditor.result import AuditResult
+    from auditor.auditing.corruption import Corruption
+    from auditor.auditing.result import AuditResult
+    from auditor.auditing.spec import AuditSpec
     from worker.client import Client, JobView
 
 app = typer.Typer(no_args_is_help=True)
 
 
-class _RunCommand(CatalogueCommand):
-    presets = "auditor.presets:PRESETS"
+class _AuditCommand(CatalogueCommand):
+    presets = "auditor.attacking.presets:PRESETS"
     catalogues = (
-        "auditor.attack:ATTACKS",
-        "auditor.analysis:ANALYSES",
-        "auditor.corruption:CORRUPTIONS",
-        "auditor.check:CHECKS",
+        "auditor.attacking.attack:ATTACKS",
+        "auditor.neural.analysis:ANALYSES",
+        "auditor.auditing.corruption:CORRUPTIONS",
+        "auditor.auditing.check:CHECKS",
     )
 
 
-@app.command(cls=_RunCommand)
+@app.command(cls=_AuditCommand)
 def run(
     model: Annotated[str, typer.Argument(help="Name or id of a model.")],
     dataset: Annotated[str, typer.Argument(help="Name or id of a data set.")],
-    preset: Annotated[str, typer.Option(help="Threat models and attacks that belong together (see below).")] = "",
+    preset: Annotated[str, typer.Option(help="A named set of threat models and attacks (see below).")] = "",
     attack: Annotated[list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated.")] = None,
     norm: Annotated[str, typer.Option(help="linf or l2.")] = "linf",
     epsilon: Annotated[list[str] | None, typer.Option(help="Such as 8/255 or 0.5; may be repeated.")] = None,
@@ -48,27 +61,27 @@ def run(
         list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated.")
     ] = None,
     check: Annotated[
-        list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated; all of them by default.")
+        list[str] | None, typer.Option(help="kind:name=value,... (see below); may be repeated; by default all.")
     ] = None,
     corruption: Annotated[
         list[str] | None,
-        typer.Option(help="kind or kind:severity=3 (see below); may be repeated; all: each that fits."),
+        typer.Option(help="kind or kind:severity=3 (see below); may be repeated; all: every one that fits."),
     ] = None,
     samples: Annotated[int, typer.Option(help="Samples to audit; 0 for all.")] = 1000,
     draws: Annotated[
         int,
-        typer.Option(
-            help="Draws that attacks average over and that judge an image, where the model answers at random."
-        ),
+        typer.Option(help="For a model with random outputs: draws that attacks average over and that judge an image."),
     ] = 20,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     spec: Annotated[
         Path | None, typer.Option(help="A JSON file with the whole specification, instead of the options.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    match: Match = "",
+    show_match: ShowMatch = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue the job and return at once.")] = False,
 ) -> None:
-    """Queue an audit and follow it. Where no worker is running, one is started for the time it takes."""
+    """Queue an audit and follow it. If no worker is running, one is started for the time it takes."""
     from worker.client import Client
 
     client = Client()
@@ -81,8 +94,13 @@ def run(
             preset, attack, norm, epsilon, target, analysis, check, corruptions, samples, draws, seed, device
         )
     )
-    cost = client.estimate(model, dataset, chosen)
-    job_id = client.audit(model, dataset, chosen)
+    if match:
+        chosen = chosen.model_copy(update={"match": match_of(match)})
+    if show_match:
+        print_match(client, model, dataset, chosen.match)
+        return
+    cost = client.audits.estimate(model, dataset, chosen)
+    job_id = client.audits.queue(model, dataset, chosen)
     left = f", about {duration(cost.seconds)}" if cost.seconds is not None else ""
     console.print(f"Audit {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes per image{left}.")
     if detach:
@@ -96,25 +114,25 @@ def list_audits(limit: Limit = LISTED) -> None:
     from worker.client import Client
 
     client, rows = Client(), []
-    for job in client.jobs(kind="audit", limit=limit or None):
+    for job in client.jobs.find(kind="audit", limit=limit or None):
         clean, robust = rate(job.summary.get("clean")), robustness(job.summary)
         rows.append((job.id[:8], job.title, job.state, clean, robust, when(job.created)))
-    table(("id", "audit", "state", "clean [95 %]", "robust accuracy [95 %]", "queued (UTC)"), rows)
-    left_out(len(rows), client.count_jobs(kind="audit"))
+    print_table(("id", "audit", "state", "clean [95 %]", "robust accuracy [95 %]", "queued (UTC)"), rows)
+    say_left_out(len(rows), client.jobs.counts(kind="audit"))
 
 
 @app.command()
 def show(
     audit: str, as_json: Annotated[bool, typer.Option("--json", help="The whole result as JSON.")] = False
 ) -> None:
-    """One audit: its state, and its numbers when it has some."""
+    """Show one audit: its state, and its numbers when it has some."""
     from worker.client import Client
 
     client = Client()
     if as_json:
-        print(client.audit_result(audit).model_dump_json(indent=2))
+        print(client.audits.result(audit).model_dump_json(indent=2))
         return
-    job = client.job(audit)
+    job = client.jobs.get(audit)
     state(job)
     if job.state == "succeeded" and job.kind == "audit":
         summary(client, job)
@@ -124,18 +142,18 @@ def show(
 def export(
     audit: str,
     attack: Annotated[
-        str, typer.Option(help="Kind of the attack, or its place among the audit's attacks, from 1.")
+        str, typer.Option(help="Kind of the attack, or its number among the audit's attacks, counted from 1.")
     ] = "1",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
-    """Write the adversarial images that an audit kept of one attack as one .npz file."""
+    """Write the adversarial images of one attack that an audit kept, as one .npz file."""
     from worker.client import Client
 
     client = Client()
-    record = _headline_record(client.audit_result(audit), attack)
-    path = output or Path(f"audit-{client.job(audit).id[:8]}-{attack}.npz")
+    record = _headline_record(client.audits.result(audit), attack)
+    path = output or Path(f"audit-{client.jobs.get(audit).id[:8]}-{attack}.npz")
     with whole_file(path) as temporary:
-        count = client.export_examples(audit, record, temporary)
+        count = client.audits.export_examples(audit, record, temporary)
     console.print(f"Wrote {path}: {count:,} images, {path.stat().st_size / 1e6:.1f} MB.")
 
 
@@ -145,14 +163,14 @@ def cancel(audit: str) -> None:
     from worker.client import Client
 
     client = Client()
-    stopped = client.cancel(audit)
-    console.print("It will stop." if stopped else f"It had ended already: {client.job(audit).state}.")
+    stopped = client.jobs.cancel(audit)
+    console.print("It is stopping." if stopped else f"It had already ended: {client.jobs.get(audit).state}.")
 
 
 @app.command()
 def schema() -> None:
     """The JSON schema of an audit's specification, for --spec."""
-    from auditor.audit_spec import AuditSpec
+    from auditor.auditing.spec import AuditSpec
 
     print(json.dumps(AuditSpec.model_json_schema(), indent=2))
 
@@ -162,9 +180,9 @@ def summary(client: Client, job: JobView) -> None:
     from auditor.report.sections.corruptions import accuracy_table
     from auditor.report.sections.verdict import sentences
 
-    result = client.audit_result(job.id)
+    result = client.audits.result(job.id)
     console.print(f"[bold]{job.title}[/bold] ({job.id[:8]}), {len(result.samples)} samples, {duration(job.seconds)}")
-    mean = f" (mean over {result.spec.draws} draws: the model answers at random)" if result.random else ""
+    mean = f" (mean over {result.spec.draws} draws: the model's outputs are random)" if result.random else ""
     console.print(f"clean accuracy {result.clean_accuracy}{mean}")
     rows: list[tuple[Any, ...]] = []
     for headline in result.headlines:
@@ -174,12 +192,14 @@ def summary(client: Client, job: JobView) -> None:
         rows.append((threat, "worst case per sample", "", headline.robust_accuracy or "not established"))
         if headline.majority is not None:
             rows.append((threat, "worst case, majority vote", "", headline.majority))
-    table(("threat", "attack", "success [95 %]", "accuracy left [95 %]"), rows)
+    print_table(("threat", "attack", "success [95 %]", "accuracy left [95 %]"), rows)
     if result.corruptions:
         corrupted = [[row.get(key) for key in ("corruption", *"12345")] for row in accuracy_table(result)]
-        table(("corruption", *(f"severity {severity} [95 %]" for severity in "12345")), corrupted)
+        print_table(("corruption", *(f"severity {severity} [95 %]" for severity in "12345")), corrupted)
     for sentence in sentences(result):
         console.print(sentence)
+    if (classes := result.provenance.classes) is not None and classes.how == "hand":
+        console.print(f"classes of the data matched {classes.describe()}")
     for note in result.provenance.dataset.notes:
         console.print(f"note: {note}")
     for flag in result.flags:
@@ -193,17 +213,17 @@ def _headline_record(result: AuditResult, attack: str) -> int:
     records = [index for index, record in enumerate(result.records) if record.role == "headline"]
     named = {str(number): index for number, index in enumerate(records, 1)}
     for index in reversed(records):
-        named[result.records[index].attack.kind_name()] = index
-    if attack not in named:
+        named[spelled(result.records[index].attack.kind_name())] = index
+    if spelled(attack) not in named:
         known = ", ".join(
             f"{number}: {result.records[index].attack.describe()}" for number, index in enumerate(records, 1)
         )
         raise SpecError(f"attack: the audit has no attack {attack!r}.", f"It has {known}.")
-    return named[attack]
+    return named[spelled(attack)]
 
 
 def _from_file(path: Path) -> AuditSpec:
-    from auditor.audit_spec import AuditSpec
+    from auditor.auditing.spec import AuditSpec
 
     try:
         return AuditSpec.load(path.read_text())
@@ -213,11 +233,11 @@ def _from_file(path: Path) -> AuditSpec:
 
 def named_corruptions(client: Client, dataset: str, texts: list[str]) -> list[Corruption]:
     """The corruptions named; ``all`` stands for every kind that takes the data set's images."""
-    from auditor.corruption import CORRUPTIONS
+    from auditor.auditing.corruption import CORRUPTIONS
 
     if texts != ["all"]:
         return [CORRUPTIONS.parse(text) for text in texts]
-    channels = client.dataset(dataset).manifest["shape"][0]
+    channels = client.library.dataset(dataset).manifest["shape"][0]
     return [member(kind=member.kind_name()) for member in CORRUPTIONS if channels in member.channels]
 
 
@@ -235,11 +255,11 @@ def _from_options(
     seed: int,
     device: str,
 ) -> AuditSpec:
-    from auditor.analysis import ANALYSES
-    from auditor.attack import ATTACKS
-    from auditor.audit_spec import AuditSpec
-    from auditor.check import CHECKS
-    from auditor.presets import find_preset
+    from auditor.attacking.attack import ATTACKS
+    from auditor.attacking.presets import find_preset
+    from auditor.auditing.check import CHECKS
+    from auditor.auditing.spec import AuditSpec
+    from auditor.neural.analysis import ANALYSES
 
     data: dict[str, Any] = {"samples": samples or None, "draws": draws, "seed": seed, "device": device}
     data["corruptions"] = corruptions

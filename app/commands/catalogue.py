@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typer.core import TyperCommand
 
+from auditor.kit.plugins import origin
+
 if TYPE_CHECKING:
-    from auditor.capability import Capability
+    from auditor.kit.capability import Capability
 
 
 class CatalogueCommand(TyperCommand):
@@ -29,6 +31,8 @@ class CatalogueCommand(TyperCommand):
             catalogue = _load(name)
             with formatter.section(f"{catalogue.noun.capitalize()} kinds (kind:name=value,name=value)"):
                 formatter.write_dl([(member.kind_name(), _described(member)) for member in catalogue])
+                for fault in catalogue.faults.values():
+                    formatter.write_text(fault.message)
         if self.fields:
             with formatter.section("Settings (--set name=value)"):
                 named = _load(self.fields).model_fields.items()
@@ -49,7 +53,9 @@ def _load(name: str) -> Any:
 
 def _described(member: type[Capability]) -> str:
     parts = [f"{name}={_default(field)}: {field.description or ''}" for name, field in member.parameters().items()]
-    return " ".join([member.summary(), *(f"[{part}]" for part in parts)])
+    came = origin(member)
+    whose = [] if came is None else [f"(From the plug-in {came}.)"]
+    return " ".join([member.summary(), *whose, *(f"[{part}]" for part in parts)])
 
 
 def _default(field: Any) -> str:

@@ -8,25 +8,25 @@ from typing import Annotated
 import typer
 
 from app.commands.files import write_text
-from app.commands.show import console, table
+from app.commands.show import console, print_table
 
 SHOWN = ("differences", "corruptions")
 """Sections of a comparison that are tables of numbers."""
 
 
 def compare(first: str, second: str) -> None:
-    """Two audits on the same samples, side by side, with paired differences."""
-    from auditor.comparison import compare as compared
-    from auditor.report.blocks import Table, Text
+    """Compare two audits on the same samples, side by side, with paired differences."""
+    from auditor.report.comparison import compare as compared
+    from auditor.show.blocks import Table, Text
     from worker.client import Client
 
     client = Client()
-    sections = compared(client.audit_result(first), client.audit_result(second))
+    sections = compared(client.audits.result(first), client.audits.result(second))
     for block in (block for section in sections if section.key in SHOWN for block in section.blocks):
         if isinstance(block, Text):
             console.print(block.text)
         if isinstance(block, Table):
-            table([column.title for column in block.columns], block.cells())
+            print_table([column.title for column in block.columns], block.cells())
 
 
 def report(
@@ -36,7 +36,7 @@ def report(
     from worker.client import Client
 
     client = Client()
-    page = client.report(audit)
-    path = output or Path(f"audit-{client.job(audit).id[:8]}.html")
+    page = client.audits.report(audit)
+    path = output or Path(f"audit-{client.jobs.get(audit).id[:8]}.html")
     write_text(path, page)
     console.print(f"Wrote {path} ({len(page.encode()) / 1000:.0f} kB).")

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
-from app.commands.show import console, table
-from auditor.errors import AuditorError
+from app.commands.show import console, print_table
+from auditor.kit.errors import AuditorError
 
 if TYPE_CHECKING:
     from worker.settings import Settings
 
 
-class Finding(NamedTuple):
+class HealthCheck(NamedTuple):
     """One thing that was looked at. ``ok``: True, False, or None for "works without"."""
 
     what: str
@@ -28,32 +28,48 @@ class Finding(NamedTuple):
 
 
 def doctor() -> None:
-    """Say what works here: Python, home, database, broker, workers, GPU, sandbox, browser. Ends with 1 when something fails."""
+    """Check what works here: Python, home, database, broker, workers, GPU, sandbox, browser. Exits with 1 when
+    something fails."""
     from worker.settings import load_settings
 
     settings = load_settings()
     findings = [_looked_at(name, check, settings) for name, check in _CHECKS.items()]
     marks = {True: "ok", False: "FAILS", None: "–"}
-    table(("what", "", "found"), [(finding.what, marks[finding.ok], finding.text) for finding in findings])
+    print_table(("what", "", "found"), [(finding.what, marks[finding.ok], finding.text) for finding in findings])
     if any(finding.ok is False for finding in findings):
-        console.print("Something fails; see above.")
+        console.print("Some checks failed; see above.")
         raise typer.Exit(1)
 
 
-def _looked_at(name: str, check: Callable[[Settings], tuple[bool | None, str]], settings: Settings) -> Finding:
+def _looked_at(name: str, check: Callable[[Settings], tuple[bool | None, str]], settings: Settings) -> HealthCheck:
     try:
-        return Finding(name, *check(settings))
+        return HealthCheck(name, *check(settings))
     except AuditorError as error:
-        return Finding(name, False, str(error))
+        return HealthCheck(name, False, str(error))
     except Exception as error:
-        return Finding(name, False, f"{type(error).__name__}: {error}")
+        return HealthCheck(name, False, f"{type(error).__name__}: {error}")
 
 
 def _python(_: Settings) -> tuple[bool | None, str]:
-    from auditor.provenance import versions
+    from auditor.kit.provenance import versions
 
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
     return sys.version_info >= (3, 11), found
+
+
+def _plugins(_: Settings) -> tuple[bool | None, str]:
+    import auditor
+    from auditor.kit.plugins import origin
+
+    catalogues = [getattr(auditor, name) for name in auditor.__all__ if name.isupper()]
+    faults = [fault.message for catalogue in catalogues for fault in catalogue.faults.values()]
+    brought = [
+        f"{catalogue.noun} {member.kind_name()} ({came})"
+        for catalogue in catalogues
+        for member in catalogue
+        if (came := origin(member)) is not None
+    ]
+    return (False if faults else True if brought else None), " ".join(faults) or ", ".join(brought) or "none installed"
 
 
 def _home(settings: Settings) -> tuple[bool | None, str]:
@@ -76,7 +92,7 @@ def _home(settings: Settings) -> tuple[bool | None, str]:
     if opened := open_to_others(settings):
         return (
             False,
-            f"{text}: other users of this machine may read {opened[0]}. Set AUDITOR_HOME to a folder of its own.",
+            f"{text}: other users of this machine can read {opened[0]}. Set AUDITOR_HOME to a private folder.",
         )
     if free < 1e9:
         return False, f"{text}: less than 1 GB is free."
@@ -144,13 +160,13 @@ def _workers(settings: Settings) -> tuple[bool | None, str]:
 
 
 def _gpu(_: Settings) -> tuple[bool | None, str]:
-    from auditor.provenance import usable_gpus
+    from auditor.kit.provenance import usable_gpus
 
     names = usable_gpus()
     return (
         (True, ", ".join(names))
         if names
-        else (None, f"none that PyTorch can use; {os.cpu_count()} CPU cores do the work")
+        else (None, f"none that PyTorch can use; jobs run on {os.cpu_count()} CPU cores")
     )
 
 
@@ -162,8 +178,8 @@ def _sandbox(_: Settings) -> tuple[bool | None, str]:
     report = capabilities()
     text = "; ".join(report.sentences)
     if fallen:
-        return False, f"these walls do not hold: {', '.join(fallen)}. {text}"
-    return True, f"{len(walls)} walls hold around the reading of uploaded files. {text}"
+        return False, f"these sandbox checks fail: {', '.join(fallen)}. {text}"
+    return True, f"{len(walls)} sandbox checks pass. {text}"
 
 
 def _browser(_: Settings) -> tuple[bool | None, str]:
@@ -181,6 +197,7 @@ def _browser(_: Settings) -> tuple[bool | None, str]:
 
 _CHECKS: dict[str, Callable[[Settings], tuple[bool | None, str]]] = {
     "Python": _python,
+    "plug-ins": _plugins,
     "home": _home,
     "database": _database,
     "stored files": _files,

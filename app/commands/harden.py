@@ -8,46 +8,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.catalogue import CatalogueCommand
-from app.commands.show import LISTED, Limit, console, duration, followed, left_out, rate, state, table, when
-from auditor.errors import SpecError
+from app.commands.show import LISTED, Limit, console, duration, followed, print_table, rate, say_left_out, state, when
+from auditor.kit.errors import SpecError
 
 if TYPE_CHECKING:
-    from auditor.training_spec import TrainingSpec
+    from auditor.hardening.spec import TrainingSpec
     from worker.client import Client
     from worker.views import JobView
 
 app = typer.Typer(no_args_is_help=True)
 
 
-class _RunCommand(CatalogueCommand):
-    catalogues = ("auditor.hardening:HARDENINGS",)
-    fields = "auditor.training_spec:TrainingSpec"
+class _HardenCommand(CatalogueCommand):
+    catalogues = ("auditor.hardening.hardening:HARDENINGS",)
+    fields = "auditor.hardening.spec:TrainingSpec"
     not_by_name = ("hardening",)
 
 
-@app.command(cls=_RunCommand)
+@app.command(cls=_HardenCommand)
 def run(
     model: Annotated[str, typer.Argument(help="Name or id of the model to start from.")],
-    dataset: Annotated[str, typer.Argument(help="Name or id of the data set to train on; not one to audit on.")],
+    dataset: Annotated[str, typer.Argument(help="Name or id of the data set to train on; audit on another one.")],
     method: Annotated[str, typer.Option(help="kind:name=value,... (see below).")] = "pat",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="name=value, a setting of the training (see below); may be repeated."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the child; by default made of parent and method.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the child; by default the parent's name and the method.")] = "",
     spec: Annotated[
         Path | None, typer.Option(help="A JSON file with the whole specification, instead of the options.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue the job and return at once.")] = False,
 ) -> None:
-    """Queue a training that makes a child of a model, and follow it. Where no worker is running, one is started for the time."""
+    """Queue a training that makes a child of a model, and follow it.
+
+    If no worker is running, one is started for the time it takes.
+    """
     from worker.client import Client
 
     client = Client()
     client.prepare()
     chosen = _from_file(spec) if spec is not None else _from_options(method, setting or [])
-    cost = client.training_estimate(model, dataset, chosen)
-    job_id = client.harden(model, dataset, chosen, name)
+    cost = client.trainings.estimate(model, dataset, chosen)
+    job_id = client.trainings.queue(model, dataset, chosen, name)
     left = f", about {duration(cost.seconds)}" if cost.seconds is not None else ""
     console.print(
         f"Hardening {job_id[:8]} is queued: at most {cost.passes / cost.samples:,.0f} passes per image{left}."
@@ -64,28 +67,28 @@ def list_hardenings(limit: Limit = LISTED) -> None:
 
     client = Client()
     rows = []
-    for job in client.jobs(kind="harden", limit=limit or None):
-        child = client.child(job.id)
+    for job in client.jobs.find(kind="harden", limit=limit or None):
+        child = client.trainings.child(job.id)
         numbers = (rate(job.summary.get("clean")), rate(job.summary.get("robust")))
         rows.append(
             (job.id[:8], job.title, job.state, *numbers, child.name if child is not None else "", when(job.created))
         )
-    table(("id", "training", "state", "clean (validation)", "robust (validation)", "child", "queued (UTC)"), rows)
-    left_out(len(rows), client.count_jobs(kind="harden"))
+    print_table(("id", "training", "state", "clean (validation)", "robust (validation)", "child", "queued (UTC)"), rows)
+    say_left_out(len(rows), client.jobs.counts(kind="harden"))
 
 
 @app.command()
 def show(
     hardening: str, as_json: Annotated[bool, typer.Option("--json", help="The whole result as JSON.")] = False
 ) -> None:
-    """One training: its state, its child, and its numbers when it has some."""
+    """Show one training: its state, its child, and its numbers when it has some."""
     from worker.client import Client
 
     client = Client()
     if as_json:
-        print(client.training_result(hardening).model_dump_json(indent=2))
+        print(client.trainings.result(hardening).model_dump_json(indent=2))
         return
-    job = client.job(hardening)
+    job = client.jobs.get(hardening)
     state(job)
     if job.kind == "harden" and job.summary:
         summary(client, job)
@@ -97,16 +100,16 @@ def cancel(hardening: str) -> None:
     from worker.client import Client
 
     client = Client()
-    stopped = client.cancel(hardening)
-    console.print("It will stop." if stopped else f"It had ended already: {client.job(hardening).state}.")
+    stopped = client.jobs.cancel(hardening)
+    console.print("It is stopping." if stopped else f"It had already ended: {client.jobs.get(hardening).state}.")
 
 
 def summary(client: Client, job: JobView) -> None:
-    """What came of a training."""
-    result, child = client.training_result(job.id), client.child(job.id)
+    """The result of a training."""
+    result, child = client.trainings.result(job.id), client.trainings.child(job.id)
     console.print(f"[bold]{job.title}[/bold] ({job.id[:8]}): {result.stopped} after {result.epochs:.3g} epochs")
     if child is None:
-        console.print("No epoch was done, so nothing is kept.")
+        console.print("No epoch was completed, so nothing is kept.")
     else:
         console.print(f"child: {child.name} ({child.id[:8]}), the weights of epoch {result.best.epoch}")
     start, best = result.start, result.best
@@ -119,7 +122,9 @@ def summary(client: Client, job: JobView) -> None:
             best.robust or "–",
         ),
     ]
-    table((f"on the same {result.validation_samples} validation images", f"{parent} [95 %]", "child [95 %]"), rows)
+    print_table(
+        (f"on the same {result.validation_samples} validation images", f"{parent} [95 %]", "child [95 %]"), rows
+    )
     for flag in result.flags:
         console.print(f"{flag.severity.upper()}: {flag.text}")
     for note in result.notes:
@@ -127,7 +132,7 @@ def summary(client: Client, job: JobView) -> None:
 
 
 def _from_file(path: Path) -> TrainingSpec:
-    from auditor.training_spec import TrainingSpec
+    from auditor.hardening.spec import TrainingSpec
 
     try:
         return TrainingSpec.load(path.read_text())
@@ -136,8 +141,8 @@ def _from_file(path: Path) -> TrainingSpec:
 
 
 def _from_options(method: str, settings: list[str]) -> TrainingSpec:
-    from auditor.hardening import HARDENINGS
-    from auditor.training_spec import TrainingSpec
+    from auditor.hardening.hardening import HARDENINGS
+    from auditor.hardening.spec import TrainingSpec
 
     values: dict[str, Any] = {}
     for item in settings:

@@ -7,49 +7,49 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.show import console, followed, table, when
+from app.commands.show import console, followed, print_table, when
 from app.commands.show import state as show_state
-from auditor.errors import NotFoundError
+from auditor.kit.errors import NotFoundError
 
 app = typer.Typer(no_args_is_help=True)
 
-Job = Annotated[str, typer.Argument(help="Id of a job, or an unambiguous beginning of it.")]
+JobKey = Annotated[str, typer.Argument(help="Id of a job, or its first characters if they are unambiguous.")]
 
 
 @app.command("list")
 def list_jobs(
-    kind: Annotated[str, typer.Option(help="One kind of job alone, such as audit, vet, harden.")] = "",
+    kind: Annotated[str, typer.Option(help="Only jobs of this kind, such as audit, vet or harden.")] = "",
     state: Annotated[str, typer.Option(help="queued, running, succeeded, failed or cancelled.")] = "",
-    text: Annotated[str, typer.Option(help="A part of the title, or the beginning of an id.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 50,
+    text: Annotated[str, typer.Option(help="Part of the title, or the first characters of an id.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="The most to list.")] = 50,
 ) -> None:
-    """Jobs of every kind: those that run, those that wait in their order, then the newest of the others."""
+    """List jobs of every kind: running ones, waiting ones in their order, then the newest of the others."""
     from worker.client import Client
 
     client = Client()
     which: dict[str, Any] = {"kind": kind or None, "states": (state,) if state else (), "text": text}
-    table(
+    print_table(
         ("id", "kind", "job", "state", "why", "queued (UTC)"),
         [
             (job.id[:8], job.kind, job.title, job.state, job.error or job.notice, when(job.created))
-            for job in client.jobs(**which, limit=limit, pressing=True)
+            for job in client.jobs.find(**which, limit=limit, pressing=True)
         ],
     )
-    total = sum(client.count_jobs(**which).values())
+    total = sum(client.jobs.counts(**which).values())
     if total > limit:
         console.print(f"{limit:,} of {total:,} jobs; --limit shows more.")
 
 
 @app.command()
 def show(
-    job: Job, as_json: Annotated[bool, typer.Option("--json", help="As JSON, with its whole request.")] = False
+    job: JobKey, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the whole request.")] = False
 ) -> None:
-    """One job: where it stands, why it waits or failed, and what it was asked to do."""
+    """Show one job: its state, why it waits or failed, and what it was asked to do."""
     from worker.client import Client
 
     client = Client()
-    found = client.job(job)
-    request = client.request(found.id).model_dump(mode="json")
+    found = client.jobs.get(job)
+    request = client.jobs.request(found.id).model_dump(mode="json")
     if as_json:
         print(json.dumps(found._asdict() | {"request": request}, indent=2))
         return
@@ -62,18 +62,18 @@ def show(
 
 
 @app.command()
-def log(job: Job) -> None:
-    """What a job wrote to its log, tracebacks included; passwords are masked."""
+def log(job: JobKey) -> None:
+    """Print a job's log, tracebacks included; passwords are masked."""
     from worker.client import Client
     from worker.logs import job_log_file
 
     client = Client()
-    found = client.job(job)
-    text = client.job_log(found.id)
+    found = client.jobs.get(job)
+    text = client.jobs.log(found.id)
     if text is None:
         raise NotFoundError(
             f"There is no log of job {found.id[:8]} on this machine.",
-            f"It is where its worker ran, as {job_log_file(client.settings, found.id)}."
+            f"It is on its worker's machine, as {job_log_file(client.settings, found.id)}."
             if found.attempts
             else "No worker has started it yet.",
         )
@@ -81,23 +81,25 @@ def log(job: Job) -> None:
 
 
 @app.command()
-def again(job: Job, detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False) -> None:
-    """Run what an ended job was asked to do once more, as a new job."""
+def again(
+    job: JobKey, detach: Annotated[bool, typer.Option("--detach", help="Queue the job and return at once.")] = False
+) -> None:
+    """Run an ended job again, as a new job."""
     from worker.client import Client
 
     client = Client()
     client.prepare()
-    new = client.run_again(job)
-    console.print(f"Job {new[:8]} is queued: the same as {client.job(job).id[:8]}.")
+    new = client.jobs.run_again(job)
+    console.print(f"Job {new[:8]} is queued: the same as {client.jobs.get(job).id[:8]}.")
     if not detach:
         show_state(followed(client, new, "job"))
 
 
 @app.command()
-def cancel(job: Job) -> None:
+def cancel(job: JobKey) -> None:
     """Stop a job."""
     from worker.client import Client
 
     client = Client()
-    stopped = client.cancel(job)
-    console.print("It will stop." if stopped else f"It had ended already: {client.job(job).state}.")
+    stopped = client.jobs.cancel(job)
+    console.print("It is stopping." if stopped else f"It had already ended: {client.jobs.get(job).state}.")

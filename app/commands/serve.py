@@ -13,25 +13,25 @@ import typer
 
 from app.commands.show import console, duration, follow
 from app.processes import child, kept_running, obey_parent, wait_for_worker
-from auditor.errors import AuditorError, ServiceError
+from auditor.kit.errors import AuditorError, ServiceError
 from worker.queues import Lane
 
 if TYPE_CHECKING:
     from worker.client import Client
     from worker.settings import Settings
 
-Host = Annotated[str, typer.Option(help="Address to listen on; anything but this machine needs AUDITOR_TOKEN.")]
-Port = Annotated[int, typer.Option(help="Port of the dashboard; 0 takes the setting.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs AUDITOR_TOKEN.")]
+Port = Annotated[int, typer.Option(help="Port of the dashboard; 0: as in the settings.")]
 
 
 def demo(
     once: Annotated[
-        bool, typer.Option("--once", help="Run both audits, write the reports, print a summary, and end.")
+        bool, typer.Option("--once", help="Run both audits, write the reports, print a summary, and exit.")
     ] = False,
     reports: Annotated[Path, typer.Option(help="Folder for the reports of --once.")] = Path("reports"),
     port: Port = 0,
 ) -> None:
-    """Seed the sample data and models, start worker and dashboard, and audit both models."""
+    """Add the sample data and models, start a worker and the dashboard, and audit both models."""
     from app.sample import queue_audits, seed
     from worker.client import Client
 
@@ -68,13 +68,14 @@ def up(host: Host = "", port: Port = 0) -> None:
 
 
 def worker(
-    concurrency: Annotated[int, typer.Option(min=0, help="Long jobs side by side; 0 takes the setting.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=0, help="Long jobs to run in parallel; 0: as in the settings.")] = 0,
     lane: Annotated[
-        Lane, typer.Option(help="all: long jobs here, short ones in a process beside it; long or short: these alone.")
+        Lane, typer.Option(help="all: long jobs here and short jobs in a second process; long or short: only these.")
     ] = "all",
 ) -> None:
-    """Run jobs from the queue until told to stop. Vettings and the playground's runs wait behind no audit."""
+    """Run jobs from the queue until told to stop. Vettings and playground runs never wait behind an audit."""
     from worker.db import connect, upgrade
+    from worker.launch import launcher
     from worker.logs import set_up_logging
     from worker.private import private_umask
     from worker.settings import load_settings
@@ -84,14 +85,18 @@ def worker(
     private_umask()
     settings = load_settings()
     set_up_logging(settings)
+    launcher().prepare(settings)  # its imports take seconds: they run beside ours
     upgrade(settings)
     Store(settings.blobs, connect(settings)).establish()
-    from worker.celery import app, choose, worker_queues
+    from worker.celery import app, make_worker, worker_queues
 
-    this = choose(lane, concurrency or (1 if lane == "short" else settings.concurrency))
+    this = make_worker(lane, concurrency or (1 if lane == "short" else settings.concurrency))
     with ExitStack() as stack:
         if lane == "all":
-            stack.enter_context(kept_running(settings, "worker", "--lane", "short", log="worker-short"))
+            short = kept_running(
+                settings, "worker", "--lane", "short", log="worker-short", server=lambda: launcher().prepare(settings)
+            )
+            stack.enter_context(short)
         app.worker_main(
             [
                 "worker",
@@ -121,7 +126,9 @@ def dashboard(host: Host = "", port: Port = 0) -> None:
 def migrate(
     adopt_store: Annotated[
         bool,
-        typer.Option("--adopt-store", help="The home's folder of stored files is this database's, whatever they say."),
+        typer.Option(
+            "--adopt-store", help="Take the home's folder of stored files as this database's, even if their ids differ."
+        ),
     ] = False,
 ) -> None:
     """Bring the database to the newest revision."""
@@ -152,7 +159,7 @@ def _once(client: Client, jobs: list[str], reports: Path, worker_process: subpro
         console.print()
         summary(client, job)
         path = reports / f"{job.title.replace(' ', '-').lower()}.html"
-        write_text(path, client.report(job.id))
+        write_text(path, client.audits.report(job.id))
         console.print(f"report: {path}")
 
 
@@ -161,7 +168,7 @@ def _start_dashboard(stack: ExitStack, settings: Settings, port: int, host: str 
 
     chosen = settings.model_copy(update={"host": host or settings.host, "port": port or settings.port})
     if is_up(chosen):
-        raise ServiceError(f"Something already answers at {address(chosen)}.", "Choose another --port.")
+        raise ServiceError(f"Another program already listens on {address(chosen)}.", "Choose another --port.")
     process = stack.enter_context(child(chosen, "dashboard", log="dashboard"))
     limit = time.monotonic() + 60
     while not is_up(chosen):
@@ -180,4 +187,4 @@ def _wait(worker_process: subprocess.Popen[bytes]) -> None:
     except KeyboardInterrupt:
         console.print("Stopping.")
         return
-    raise ServiceError("The worker ended.", "Its log says why.")
+    raise ServiceError("The worker ended.", "See its log for the reason.")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from auditor.errors import AuditorError
+from auditor.kit.errors import AuditorError
 from worker.patience import for_seconds, patiently
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ Limit = Annotated[int, typer.Option(min=0, help="How many to list; 0 for all.")]
 console = Console(highlight=False)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table; one line per row, nothing cut."""
     drawn = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
@@ -37,7 +37,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     console.print(drawn)
 
 
-def left_out(shown: int, counts: dict[str, int]) -> None:
+def say_left_out(shown: int, counts: dict[str, int]) -> None:
     """Say it when a list does not hold all; ``counts`` by state."""
     total = sum(counts.values())
     if shown < total:
@@ -79,7 +79,7 @@ def rate(data: dict[str, Any] | None) -> str:
 
 
 def robustness(summary: dict[str, Any]) -> str:
-    """The first robust accuracy of an audit's summary in words: an upper bound, of how many samples, against what."""
+    """The first robust accuracy of an audit's summary as text: an upper bound, of how many samples, against what."""
     if summary.get("withheld"):
         return "robust accuracy not established"
     first = next(iter(summary.get("robust") or ()), None)
@@ -96,7 +96,7 @@ def follow(client: Client, job_ids: Sequence[str], on_poll: Callable[[], None]) 
         bars = {job_id: progress.add_task("", total=1.0, note="") for job_id in job_ids}
         while True:
             # The jobs go on while the database is away for a moment, and so do we.
-            jobs = patiently(lambda: [client.job(job_id) for job_id in job_ids], for_seconds(OUTAGE_SECONDS))
+            jobs = patiently(lambda: [client.jobs.get(job_id) for job_id in job_ids], for_seconds(OUTAGE_SECONDS))
             for job in jobs:
                 progress.update(
                     bars[job.id],
@@ -113,7 +113,7 @@ def follow(client: Client, job_ids: Sequence[str], on_poll: Callable[[], None]) 
 def followed(client: Client, job_id: str, what: str, *, good: Collection[str] = ("succeeded",)) -> JobView:
     """Follow one job to its end. Where no worker is running, one is started for the time it takes.
 
-    Raises AuditorError where it ends in a state that is not ``good``; ``what``: its name in a sentence.
+    Raises AuditorError if it ends in a state that is not ``good``; ``what``: its name in a sentence.
     """
     from app.processes import worker_if_none
 

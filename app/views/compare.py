@@ -3,12 +3,12 @@
 import streamlit as st
 
 from app import render
-from app.choosing import choose_job
 from app.state import audit_result, client
-from auditor.comparison import compare
+from app.widgets import choose_job
+from auditor.report.comparison import compare
 
 st.title("Compare")
-if sum(client().count_jobs(kind="audit", states=("succeeded",)).values()) < 2:
+if sum(client().jobs.counts(kind="audit", states=("succeeded",)).values()) < 2:
     st.info("A comparison needs two finished audits on the same data set.")
     st.stop()
 left, right = st.columns(2)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from app.defenses import card, choose, prepare, under_way
+from app.defenses import card, fit_form, pick, under_way
 from app.evaluations import evaluations
 from app.playground import playground
 from app.state import client, parameter
@@ -11,24 +11,24 @@ VIEWS = ["Evaluation", "Playground"]
 
 st.title("Defend")
 st.markdown(
-    "Put a defense in front of a model, and see what it is worth: against attacks that do not know of it, and against an "
-    "attacker who does. The model itself stays as it is."
+    "Put a defense in front of a model and measure it: against attacks that do not know the defense, and against an "
+    "attacker who does. The model itself is not changed."
 )
-if not client().models():
-    st.info("A defense needs a model. Add one under Models.")
+if not client().library.models():
+    st.info("To fit a defense, first add a model under Models.")
     st.stop()
 under_way()
-stored = client().defenses()
+stored = client().defenses.find()
 asked = bool(parameter("model"))
-with st.expander("Prepare a defense", expanded=not stored or asked, icon=":material/security:"):
-    prepare()
+with st.expander("Fit a defense", expanded=not stored or asked, icon=":material/security:"):
+    fit_form()
 if not stored:
-    st.info("No defense is stored yet. Prepare one above.")
+    st.info("No defense is stored yet. Fit one above.")
     st.stop()
 st.subheader("Stored defenses", anchor="stored")
 if "defend-view" not in st.session_state:
     st.session_state["defend-view"] = parameter("show") if parameter("show") in VIEWS else VIEWS[0]
-picked = choose(stored)
+picked = pick(stored)
 if picked is not None:
     card(picked)
     look = st.segmented_control("Show", VIEWS, required=True, key="defend-view")

@@ -1,4 +1,4 @@
-"""Harden: train a more robust child of a model, watch it, and set it beside its parent."""
+"""Harden: train a more robust child of a model, watch the training, and compare the child with its parent."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,17 +6,16 @@ from typing import Any
 import streamlit as st
 
 from app import forms, lineage, render
-from app.choosing import choose_job
 from app.commands.show import duration
 from app.job_details import failure
-from app.state import choose_row, client, parameter
+from app.state import client, parameter
 from app.text import plain
-from auditor.audit_spec import AuditSpec
-from auditor.errors import AuditorError
-from auditor.hardening import HARDENINGS
-from auditor.report.blocks import AnyBlock
+from app.widgets import choose_job, choose_row, errors_shown, live
+from auditor.auditing.spec import AuditSpec
+from auditor.hardening.hardening import HARDENINGS
+from auditor.hardening.spec import TrainingSpec
 from auditor.report.training import curves, outcome
-from auditor.training_spec import TrainingSpec
+from auditor.show.blocks import AnyBlock
 from worker.client import HOPEFUL
 from worker.models import ModelRow
 from worker.views import JobView
@@ -48,24 +47,24 @@ def training() -> TrainingSpec:
 
 def show_cost(model: str, dataset: str, spec: TrainingSpec) -> None:
     """What the training costs at most, before it is queued."""
-    cost = client().training_estimate(model, dataset, spec)
+    cost = client().trainings.estimate(model, dataset, spec)
     text = f"At most {cost.passes / cost.samples:,.0f} forward passes for each of {cost.samples:,} images"
     if cost.seconds is not None:
         text += f", about {duration(cost.seconds)} on the machine that vetted the model"
-    st.caption(plain(f"{text}; a backward pass counts as two. What a method prepares before it begins comes on top."))
+    st.caption(plain(f"{text}; a backward pass counts as two. A method's preparation adds to this."))
 
 
 def add() -> None:
     """The form of a training."""
-    models, datasets = list(client().models()), list(client().datasets())
+    models, datasets = list(client().library.models()), list(client().library.datasets())
     first, second = st.columns(2)
     with first:
-        told = "The parent: training goes on from its weights. It stays as it is."
+        told = "The parent: training starts from its weights. It is not changed."
         model = choose_row("Model", models, "model", "harden", told)
     with second:
-        told = "Images to train on. A part is kept back to choose the weights; audit on another data set."
+        told = "Images to train on. Some are held out to choose the weights. Audit on another data set."
         dataset = choose_row("Training images", datasets, "dataset", "harden", told)
-    try:
+    with errors_shown():
         wanted = training()
         name = st.text_input(
             "Name of the child", key="harden-name", placeholder="by default the model's and the method's"
@@ -73,30 +72,15 @@ def add() -> None:
         if model and dataset:
             show_cost(model, dataset, wanted)
         if st.button("Queue the training", type="primary", key="harden-queue", disabled=not (model and dataset)):
-            job_id = client().harden(str(model), str(dataset), wanted, name)
+            job_id = client().trainings.queue(str(model), str(dataset), wanted, name)
             st.query_params.from_dict({"job": job_id})
             st.rerun()
-    except AuditorError as error:
-        st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
 
 
-@st.fragment(run_every=2.0)
-def live(job_id: str) -> None:
-    """A training that has not ended: how far it is, and its curves so far."""
-    job = client().job(job_id)
-    if job.ended:
-        st.rerun()
-    left, right = st.columns([5, 1], vertical_alignment="center")
-    time_left = f", about {duration(job.eta)} left" if job.eta is not None else ""
-    left.progress(job.share, text=plain(f"{100 * job.share:.0f} %: {job.step or job.state}{time_left}"))
-    kept = "The best weights so far become a model; before the first checkpoint nothing is kept."
-    if right.button("Cancel", key="harden-cancel", help=kept):
-        client().cancel(job_id)
-        st.rerun(scope="fragment")
-    if job.notice:
-        st.caption(plain(job.notice))
-    points = [point for _, point in client().points(job_id)]
-    request: Any = client().request(job_id)
+def curves_so_far(job_id: str) -> None:
+    """The curves of a training that has not ended."""
+    points = [point for _, point in client().trainings.points(job_id)]
+    request: Any = client().jobs.request(job_id)
     draw(curves(points, request.training, ended=False), "harden-curve")
 
 
@@ -106,22 +90,24 @@ def draw(blocks: Sequence[AnyBlock], key: str) -> None:
 
 
 def ended(job: JobView) -> None:
-    """What came of a training."""
+    """The result of a training."""
     if job.error or job.state == "failed":
         failure(job)
     if not job.summary:
-        st.info("The training left no model." if job.state == "cancelled" else "The training has no result.")
+        st.info("The training produced no model." if job.state == "cancelled" else "The training has no result.")
         return
-    result, child = client().training_result(job.id), client().child(job.id)
+    result, child = client().trainings.result(job.id), client().trainings.child(job.id)
     if result.stopped == "cancelled":
-        st.warning(plain(f"Cancelled after {result.epochs:.3g} epochs; what follows is of the weights kept so far."))
+        st.warning(
+            plain(f"Cancelled after {result.epochs:.3g} epochs; the results below are of the best weights until then.")
+        )
     if child is not None:
         st.subheader(plain(child.name), anchor=False)
         st.page_link("views/models.py", label="Open the model's card", query_params={"model": child.id})
     elif result.best.epoch:
         st.info("Its model was removed.")
     else:
-        st.info("No epoch was done, so no weights are kept.")
+        st.info("No epoch was completed, so no weights are kept.")
     draw(outcome(result), "harden-outcome")
     if child is not None:
         both(job, child)
@@ -132,39 +118,36 @@ def ended(job: JobView) -> None:
 
 def both(job: JobView, child: ModelRow) -> None:
     """The audit of parent and child on the same samples."""
-    st.subheader("Beside its parent", anchor=False)
+    st.subheader("Compared with its parent", anchor=False)
     audits(child)
-    rows = client().fitting(child.id)
+    rows = client().library.fitting(child.id)
     names = {row.id: row.name for row in rows}
     kept = [row.id for row in rows if row.id != job.dataset_id]
     left, middle, right = st.columns([3, 1, 1], vertical_alignment="bottom")
     dataset = left.selectbox(
         "Images of the audit", list(names), index=list(names).index(kept[0]) if kept else None, key="harden-audit-data",
-        format_func=names.__getitem__, help="The same samples for both; not those of the training.",
+        format_func=names.__getitem__, help="The same samples for both. Do not use the training images.",
     )  # fmt: skip
     samples = middle.number_input("Samples", 1, None, 1000, key="harden-audit-samples")
     if dataset == job.dataset_id:
         st.warning("The child was trained on these images: its accuracies on them are too high.")
     if right.button("Audit parent and child", type="primary", key="harden-audit", disabled=dataset is None):
-        try:
-            client().audit_both(child.id, str(dataset), spec_of_both(job, int(samples)))
-        except AuditorError as error:
-            st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
-            return
-        st.rerun()
+        with errors_shown():
+            client().audits.queue_both(child.id, str(dataset), spec_of_both(job, int(samples)))
+            st.rerun()
 
 
 def spec_of_both(job: JobView, samples: int) -> AuditSpec:
     """The usual audit, within the threat model of the training."""
-    threat = client().training_result(job.id).spec.threat
+    threat = client().trainings.result(job.id).spec.threat
     return AuditSpec.load({"threats": [threat.model_dump(mode="json")], "samples": samples})
 
 
 def audits(child: ModelRow) -> None:
     """The newest audits of parent and child: how far they are, then the way to Compare."""
-    pair = client().paired_audits(child.id)
+    pair = client().audits.paired(child.id)
     if pair is None:
-        st.caption("Not audited beside its parent yet: queue both audits with one click.")
+        st.caption("Parent and child have not been audited together yet. Queue both audits with one click.")
     elif all(job.state == "succeeded" for job in pair):
         label, query = "Compare parent and child", {"a": pair[0].id, "b": pair[1].id}
         st.page_link("views/compare.py", label=label, icon=":material/compare_arrows:", query_params=query)
@@ -175,7 +158,7 @@ def audits(child: ModelRow) -> None:
 @st.fragment(run_every=2.0)
 def under_way(child_id: str) -> None:
     """How far the two audits are."""
-    pair = client().paired_audits(child_id) or ()
+    pair = client().audits.paired(child_id) or ()
     if all(job.ended for job in pair):
         st.rerun()
     for job in pair:
@@ -187,12 +170,12 @@ STATES = (*HOPEFUL, "failed", "cancelled")
 
 st.title("Harden")
 st.markdown(
-    "Train a more robust child of a model, and see what it gained and what it cost. The model itself stays as it is."
+    "Train a more robust child of a model and see what it gained and what it cost. The model itself is not changed."
 )
-if not client().models() or not client().datasets():
-    st.info("A training needs a model and a data set. Add them under Models and Datasets.")
+if not client().library.models() or not client().library.datasets():
+    st.info("A training needs a model and a data set. Add them under Models and Data sets.")
     st.stop()
-trainings = client().count_jobs(kind="harden")
+trainings = client().jobs.counts(kind="harden")
 with st.expander("New training", expanded=not trainings or bool(parameter("model")), icon=":material/model_training:"):
     add()
 if trainings:
@@ -201,8 +184,9 @@ if trainings:
         if picked.ended:
             ended(picked)
         else:
-            live(picked.id)
+            kept = "Keeps the best weights so far as a model. Before the first checkpoint nothing is kept."
+            live(picked.id, help=kept, more=curves_so_far)
         st.subheader("Lineage", anchor="lineage")
-        own = client().child(picked.id)
+        own = client().trainings.child(picked.id)
         looked_at = own.id if own is not None else str(picked.model_id)
-        lineage.tree(client().lineage(looked_at), looked_at)
+        lineage.tree(client().library.lineage(looked_at), looked_at)

@@ -4,11 +4,12 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from app.commands.show import duration, when
+from app.commands.show import when
 from app.job_details import details, run_again
 from app.state import client, parameter
 from app.text import plain
-from auditor.errors import NotFoundError
+from app.widgets import error_box, place, progress_bar
+from auditor.kit.errors import NotFoundError
 from worker.client import JobView
 from worker.job import JOBS
 
@@ -31,7 +32,7 @@ def defend_address(job: JobView) -> dict[str, str]:
     """Where the Defend page shows what this job is about."""
     if job.kind == "fit-defense":
         return {"job": job.id}
-    request: Any = client().request(job.id)
+    request: Any = client().jobs.request(job.id)
     if job.kind == "play":
         return {"defense": request.defense_id, "show": "Playground", "play": job.id}
     return {"defense": request.defense_id, "evaluation": job.id}
@@ -45,12 +46,11 @@ def card(job: JobView, *, opened: bool) -> None:
         middle.badge(job.state, color=MARKS[job.state])
         right.caption(f"{when(job.created)} UTC")
         if job.state == "running":
-            time_left = f", about {duration(job.eta)} left" if job.eta is not None else ""
-            st.progress(job.share, text=plain(f"{100 * job.share:.0f} %: {job.step}{time_left}"))
+            progress_bar(job)
         if job.notice:
             st.caption(plain(job.notice))
         if job.error:
-            st.error(f"{plain(job.error)} {plain(job.hint)}".strip())
+            error_box(job.error, job.hint)
         with st.container(horizontal=True):
             actions(job, opened=opened)
         if opened:
@@ -71,7 +71,7 @@ def actions(job: JobView, *, opened: bool) -> None:
         label = "Why it failed" if job.state == "failed" else "Details"
         st.page_link("views/jobs.py", label=label, query_params={"job": job.id})
     if not job.ended and st.button("Cancel", key=f"cancel-{job.id}"):
-        client().cancel(job.id)
+        client().jobs.cancel(job.id)
         st.rerun(scope="fragment")
     if job.state in ("failed", "cancelled"):
         run_again(job)
@@ -83,40 +83,38 @@ def filters() -> dict[str, Any]:
     states = {"": "Every state"} | {state: state.capitalize() for state in MARKS}
     left, middle, right = st.columns(3)
     kind = left.selectbox(
-        "Kind", list(kinds), index=_place(kinds, "kind"), format_func=kinds.__getitem__, key="jobs-kind"
+        "Kind", list(kinds), index=place(kinds, "kind") or 0, format_func=kinds.__getitem__, key="jobs-kind"
     )
     state = middle.selectbox(
-        "State", list(states), index=_place(states, "state"), format_func=states.__getitem__, key="jobs-state"
+        "State", list(states), index=place(states, "state") or 0, format_func=states.__getitem__, key="jobs-state"
     )
     text = right.text_input("Title or id", key="jobs-text", placeholder="any")
     return {"kind": kind or None, "states": (state,) if state else (), "text": text.strip()}
 
 
-def _place(options: dict[str, str], name: str) -> int:
-    return list(options).index(parameter(name)) if parameter(name) in options else 0
-
-
 @st.fragment(run_every=1.0)
 def board(which: dict[str, Any]) -> None:
-    """The board refreshes itself; the rest of the page stays as it is. The job that the address names comes first."""
+    """The board refreshes itself; the rest of the page does not change. The job named in the address comes first."""
     named = parameter("job")
     if named:
         try:
-            card(client().job(named), opened=True)
+            card(client().jobs.get(named), opened=True)
         except NotFoundError as error:
             st.warning(plain(error.message))
-    counts = client().count_jobs(**which)
+    counts = client().jobs.counts(**which)
     total = sum(counts.values())
     if not total:
         if not named:
-            st.info("No jobs yet. Queue one under New audit." if not any(which.values()) else "No such jobs.")
+            st.info(
+                "No jobs yet. Queue one under New audit." if not any(which.values()) else "No job matches the filters."
+            )
         return
     st.caption(", ".join(f"{counts[state]:,} {state}" for state in MARKS if state in counts) + ".")
     pages = -(-total // PER_PAGE)
     if st.session_state.get("jobs-page", 1) > pages:
         st.session_state["jobs-page"] = pages
     page = st.pagination(pages, key="jobs-page") if pages > 1 else 1
-    for job in client().jobs(**which, pressing=True, limit=PER_PAGE, offset=(page - 1) * PER_PAGE):
+    for job in client().jobs.find(**which, pressing=True, limit=PER_PAGE, offset=(page - 1) * PER_PAGE):
         if not named or not job.id.startswith(named.lower()):
             card(job, opened=False)
 

@@ -3,18 +3,17 @@
 import streamlit as st
 
 from app import render
-from app.choosing import choose_job
 from app.routes import critical_route
 from app.state import audit_result, audited_data, client
 from app.text import plain
-from auditor.analyses.neuron_exemplars import NeuronExemplars, exemplars_in
-from auditor.analyses.neuron_sensitivity import NeuronSensitivity
-from auditor.analysis import NeuronMeasure
-from auditor.errors import AuditorError
-from auditor.neuron_map import as_csv, layer_blocks, measures_in, network_map, neuron_blocks, of_kind
-from auditor.report.blocks import AnyBlock, ImageRow, Images
-from auditor.report.pictures import picture
-from auditor.result import AuditResult
+from app.widgets import choose_job, errors_shown
+from auditor.auditing.result import AuditResult
+from auditor.neural.analyses.neuron_exemplars import LayerExemplars
+from auditor.neural.analyses.neuron_sensitivity import NeuronSensitivity
+from auditor.neural.analysis import NeuronMeasure
+from auditor.report.neuron_map import layer_blocks, measure_csv, measures_in, network_map, neuron_blocks, of_kind
+from auditor.show.blocks import AnyBlock, ImageRow, Images
+from auditor.show.pictures import picture
 
 MANY = 40  # from so many layers on, the map begins with modules
 
@@ -42,9 +41,9 @@ def choose_measure(measures: dict[str, NeuronMeasure]) -> NeuronMeasure:
 def exciting(result: AuditResult, job_id: str, layer: str, neuron: int) -> tuple[AnyBlock, ...]:
     """The images that excite a neuron, where the audit kept which they are."""
     for finding in result.findings:
-        if finding.kind != NeuronExemplars.kind_name() or finding.declined:
+        if not isinstance(finding.data, LayerExemplars):
             continue
-        for one in exemplars_in(finding):
+        for one in finding.data.layers:
             if one.name == layer and neuron in one.neurons:
                 place = one.neurons.index(neuron)
                 data = audited_data(job_id)
@@ -59,25 +58,25 @@ def exciting(result: AuditResult, job_id: str, layer: str, neuron: int) -> tuple
                     )
                 )
                 row = ImageRow(title=f"Neuron {neuron} of {layer}", images=images)
-                return (Images(rows=(row,), reading="The images that excite it most, strongest first."),)
+                return (Images(rows=(row,), reading="The images that activate it most, strongest first."),)
     return ()
 
 
-def named(blocks: tuple[AnyBlock, ...], model: str) -> tuple[AnyBlock, ...]:
+def titled_for(blocks: tuple[AnyBlock, ...], model: str) -> tuple[AnyBlock, ...]:
     """The figures of the other model, under its name and with nothing to click."""
     figures = [block for block in blocks if block.type == "figure"]
     return tuple(block.model_copy(update={"title": f"{block.title} ({model})", "select": ""}) for block in figures)
 
 
 st.title("Neurons")
-if not client().count_jobs(kind="audit", states=("succeeded",)):
+if not client().jobs.counts(kind="audit", states=("succeeded",)):
     st.info("No audit has finished yet. See Jobs.")
     st.stop()
 left, right = st.columns(2)
 with left:
     job = choose_job("Audit", "audit")
 with right:
-    job_beside = choose_job("Beside it", "beside")
+    job_beside = choose_job("Compare with", "beside")
 if job is None:
     st.stop()
 chosen, second = job.id, job_beside.id if job_beside is not None else ""
@@ -93,14 +92,16 @@ if other is not None:
     twin = measures_in(other).get(measure.key)
     kinds = {layer.kind for layer in measure.layers}
     if twin is None:
-        st.warning(f"The audit beside it did not measure {plain(measure.title)}.")
+        st.warning(f"The other audit did not measure {plain(measure.title)}.")
     else:
         twin = twin._replace(layers=tuple(layer for layer in twin.layers if layer.kind in kinds))
     if (other.samples.ids, other.provenance.dataset.sha256) != (result.samples.ids, result.provenance.dataset.sha256):
-        st.warning("The two audits looked at different samples: their numbers do not compare.")
+        st.warning("The two audits used different samples: their numbers cannot be compared.")
     if other.spec.goal != result.spec.goal:
         goals = f"{result.goal} here, {other.goal} in the other"
-        st.warning(f"The attackers had different goals ({plain(goals)}): numbers of attacked images do not compare.")
+        st.warning(
+            f"The attackers had different goals ({plain(goals)}): numbers of attacked images cannot be compared."
+        )
 beside = (twin,) if twin is not None else ()
 
 
@@ -114,20 +115,18 @@ def detail(path: tuple[str, ...]) -> tuple[AnyBlock, ...]:
         return (*neuron_blocks(every, layer, int(neuron[0])), *exciting(result, chosen, layer, int(neuron[0])))
     blocks = layer_blocks(measure, layer, beside)
     if twin is not None and other is not None and any(item.name == layer for item in twin.layers):
-        blocks += named(layer_blocks(twin, layer, (measure,)), other.provenance.model.name)
+        blocks += titled_for(layer_blocks(twin, layer, (measure,)), other.provenance.model.name)
     return blocks
 
 
-try:
+with errors_shown():
     render.draw_block(network_map(measure, collapse=collapse, beside=beside), "neurons-map", detail, ())
     if twin is not None and other is not None:
-        (figure,) = named((network_map(twin, collapse=collapse, beside=(measure,)),), other.provenance.model.name)
+        (figure,) = titled_for((network_map(twin, collapse=collapse, beside=(measure,)),), other.provenance.model.name)
         render.draw_block(figure, "neurons-beside", None, ())
-except AuditorError as error:
-    st.error(f"{plain(error.message)} {plain(error.hint)}".strip())
 st.download_button(
     "Download every neuron's value (.csv)",
-    data=lambda: as_csv(measure),
+    data=lambda: measure_csv(measure),
     file_name=f"audit-{chosen[:8]}-{measure.key}.csv",
     mime="text/csv",
     icon=":material/download:",

@@ -5,34 +5,24 @@ from typing import Any
 import streamlit as st
 
 from app import forms
+from app.class_match import class_match
 from app.commands.show import duration
-from app.state import client, parameter
+from app.state import client
 from app.text import plain
-from auditor.analysis import ANALYSES
-from auditor.attack import ATTACKS
-from auditor.audit_spec import AuditSpec
-from auditor.capability import Catalog
-from auditor.check import CHECKS
-from auditor.corruption import CORRUPTIONS
-from auditor.criterion import Targeted
-from auditor.errors import AuditorError, SpecError
-from auditor.presets import PRESETS
-from auditor.threat import Norm
+from app.widgets import choose_row, errors_shown
+from auditor.attacking.attack import ATTACKS
+from auditor.attacking.criterion import Targeted
+from auditor.attacking.presets import PRESETS
+from auditor.attacking.threat import Norm
+from auditor.auditing.check import CHECKS
+from auditor.auditing.corruption import CORRUPTIONS
+from auditor.auditing.spec import AuditSpec
+from auditor.kit.capability import Catalog
+from auditor.kit.errors import SpecError
+from auditor.models.hand_match import HandMatch
+from auditor.neural.analysis import ANALYSES
 
 OWN = "own"
-
-
-def choose(label: str, rows: list[Any], name: str) -> str | None:
-    """A model or a data set by name; its id may stand in the page's address."""
-    names = {row.id: row.name for row in rows}
-    ids = list(names)
-    index = ids.index(parameter(name)) if parameter(name) in ids else (0 if len(ids) == 1 else None)
-    chosen = st.selectbox(
-        label, ids, index=index, format_func=names.__getitem__, key=f"audit-{name}", placeholder="Choose"
-    )
-    if chosen:
-        st.query_params[name] = chosen
-    return chosen
 
 
 def pick(label: str, catalog: Catalog[Any], default: list[str]) -> list[str]:
@@ -84,7 +74,7 @@ def numbers(text: str, what: str) -> list[str]:
 
 def threats_and_attacks() -> dict[str, Any]:
     """A preset, or threat models and attacks of the user's own."""
-    titles = {OWN: "My own choice"} | {name: preset.title for name, preset in PRESETS.items()}
+    titles = {OWN: "Custom"} | {name: preset.title for name, preset in PRESETS.items()}
     name = st.selectbox("Preset", list(titles), format_func=titles.__getitem__, key="audit-preset")
     if name != OWN:
         preset = PRESETS[name]
@@ -104,8 +94,8 @@ def threats_and_attacks() -> dict[str, Any]:
     return {"threats": [{"norm": norm, "epsilon": item} for item in numbers(epsilons, "epsilon")], "attacks": attacks}
 
 
-def spec() -> AuditSpec:
-    """The whole form; a SpecError says what is wrong with a value."""
+def spec(match: HandMatch) -> AuditSpec:
+    """The whole form, with this match of classes; a SpecError says what is wrong with a value."""
     attacked = threats_and_attacks()
     chosen_goal = goal()
     analyses = members("Analyses", ANALYSES, [kind for kind, member in ANALYSES.members.items() if member.standard])
@@ -129,35 +119,33 @@ def spec() -> AuditSpec:
             "Curve", "0.25, 0.5, 2", key="audit-curve", help=AuditSpec.model_fields["curve"].description
         )
     points = numbers(curve, "curve") if curve.strip() else []
-    chosen = {"analyses": analyses, "corruptions": corruptions, "checks": checks}
+    chosen = {"analyses": analyses, "corruptions": corruptions, "checks": checks, "match": match}
     return AuditSpec.load(values | attacked | {"goal": chosen_goal, "curve": points} | chosen)
 
 
 def show_cost(model: str, dataset: str, spec: AuditSpec) -> None:
     """What the audit costs at most, before it is queued."""
-    cost = client().estimate(model, dataset, spec)
+    cost = client().audits.estimate(model, dataset, spec)
     text = f"At most {cost.passes / cost.samples:,.0f} forward passes for each of {cost.samples:,} images"
     if cost.seconds is not None:
         text += f", about {duration(cost.seconds)} on the machine that vetted the model"
-    st.caption(plain(f"{text}; samples that are fooled early spare much of it."))
+    st.caption(plain(f"{text}; samples fooled early save much of this."))
 
 
 st.title("New audit")
-models, datasets = list(client().models()), list(client().datasets())
+models, datasets = list(client().library.models()), list(client().library.datasets())
 if not models or not datasets:
-    st.info("An audit needs a model and a data set. Add them under Models and Datasets.")
+    st.info("An audit needs a model and a data set. Add them under Models and Data sets.")
     st.stop()
 first, second = st.columns(2)
 with first:
-    model = choose("Model", models, "model")
+    model = choose_row("Model", models, "model", "audit", kept=True)
 with second:
-    dataset = choose("Data set", datasets, "dataset")
-try:
-    wanted = spec()
+    dataset = choose_row("Data set", datasets, "dataset", "audit", kept=True)
+with errors_shown():
+    wanted = spec(class_match(model, dataset, "audit") if model and dataset else {})
     if model and dataset:
         show_cost(model, dataset, wanted)
     if st.button("Queue the audit", type="primary", key="audit-queue", disabled=not (model and dataset)):
-        job_id = client().audit(str(model), str(dataset), wanted)
+        job_id = client().audits.queue(str(model), str(dataset), wanted)
         st.switch_page("views/jobs.py", query_params={"job": job_id})
-except AuditorError as error:
-    st.error(f"{plain(error.message)} {plain(error.hint)}".strip())

@@ -3,11 +3,11 @@
 import streamlit as st
 
 from app import render
-from app.choosing import choose_job
 from app.samples import browser
 from app.state import audit_result, client, parameter, report, sections
-from auditor.analyses.neuron_sensitivity import NeuronSensitivity
-from auditor.analysis import detail_of, keyed
+from app.widgets import choose_job
+from auditor.neural.analyses.neuron_sensitivity import NeuronSensitivity
+from auditor.neural.analysis import detail_of, keyed
 
 MANY = 4  # from more analyses on, a reader picks those to draw: a browser takes its time over a hundred charts
 
@@ -19,7 +19,7 @@ def chosen_analyses(titles: dict[str, str], standard: str) -> list[str]:
     st.header("Neuron-level analyses", anchor="analyses")
     named = [key for key in parameter("analyses").split(",") if key in titles]
     picked = st.pills(
-        f"Shown here, of {len(titles)}; the report has them all", list(titles), selection_mode="multi",
+        f"Shown here, of {len(titles)}; the report contains all", list(titles), selection_mode="multi",
         default=named or [standard if standard in titles else next(iter(titles))],
         format_func=lambda key: titles[key], key=f"analyses-{chosen}",
     )  # fmt: skip
@@ -28,7 +28,7 @@ def chosen_analyses(titles: dict[str, str], standard: str) -> list[str]:
 
 
 st.title("Result")
-if not client().count_jobs(kind="audit", states=("succeeded",)):
+if not client().jobs.counts(kind="audit", states=("succeeded",)):
     st.info("No audit has finished yet. See Jobs.")
     st.stop()
 job = choose_job("Audit", "audit")

@@ -13,7 +13,7 @@ st.markdown(
     "Where and why does an image classifier break? Add a model and a data set, run an audit, and read what attacks do to it, "
     "layer by layer and neuron by neuron."
 )
-models, datasets, audits = client().models(), client().datasets(), client().count_jobs(kind="audit")
+models, datasets, audits = client().library.models(), client().library.datasets(), client().jobs.counts(kind="audit")
 with st.container(horizontal=True):
     for title, count, page, label in (
         ("Models", len(models), "views/models.py", "Add or inspect a model"),
@@ -23,7 +23,7 @@ with st.container(horizontal=True):
         with st.container(border=True, width=260):
             st.metric(title, count)
             st.page_link(page, label=label)
-finished = client().jobs(kind="audit", states=("succeeded",), limit=NEWEST)
+finished = client().jobs.find(kind="audit", states=("succeeded",), limit=NEWEST)
 if finished:
     st.subheader("Finished audits")
     for job in finished:

@@ -12,24 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auditor.attack import Attack
-from auditor.classifier import Classifier, predicted
-from auditor.criterion import Misclassification
-from auditor.dataset import ImageDataset
+from auditor.attacking.attack import Attack
+from auditor.attacking.criterion import Misclassification
+from auditor.attacking.evaluation import run_attack
+from auditor.attacking.harness.jury import Jury
+from auditor.attacking.harness.outcome import Finished
+from auditor.attacking.threat import ThreatModel
 from auditor.defending.table import Distances, Knowledge, RobustRow
-from auditor.drawing import DRAWS
-from auditor.evaluation import run_attack
-from auditor.harness.jury import Jury
-from auditor.harness.outcome import Finished
-from auditor.metrics import Rate
-from auditor.progress import OnProgress, no_progress
-from auditor.threat import ThreatModel
+from auditor.kit.progress import OnProgress, no_progress
+from auditor.kit.statistics.estimate import Rate
+from auditor.models.classifier import Classifier, predicted
+from auditor.models.dataset import ImageDataset
+from auditor.models.drawing import DRAWS
 
 SLACK = 1e-4
 """Share of epsilon by which a judged image may exceed it, for rounding."""
 
 
-class Found(NamedTuple):
+class AttackedSamples(NamedTuple):
     """Images of one attack for the samples at ``positions``, (n,): ``x_adv`` (n, C, H, W) on the CPU, ``distance`` from the clean
     images, ``fooled`` within epsilon, ``adversarial`` within epsilon or not; bool."""
 
@@ -41,16 +41,17 @@ class Found(NamedTuple):
     seconds: float
 
 
-class Judged(NamedTuple):
+class Correctness(NamedTuple):
     """How right a model is on n images: ``majority``, bool, the class that most draws give; ``share``, the share of fresh draws
-    that are right; ``first``, that of other draws (see ``auditor.harness.jury``). Without randomness all say the same."""
+    that are right; ``first``, that of other draws (see ``auditor.attacking.harness.jury``). Without randomness
+    all say the same."""
 
     majority: NDArray[np.bool_]
     share: NDArray[np.float64]
     first: NDArray[np.float64]
 
     @classmethod
-    def certain(cls, right: NDArray[np.bool_]) -> Judged:
+    def certain(cls, right: NDArray[np.bool_]) -> Correctness:
         return cls(right, right.astype(np.float64), right.astype(np.float64))
 
     @property
@@ -108,10 +109,10 @@ class Bench:
         classes = self.by_batch(model, lambda images: predicted(_logits(model, images)), x)
         return (classes == self.labels[torch.from_numpy(positions)]).numpy()
 
-    def judged(self, model: Classifier, x: Tensor, positions: NDArray[np.int64]) -> Judged:
-        """How right a model is at these images, of the samples at ``positions``; one that answers at random, over fresh draws."""
+    def judged(self, model: Classifier, x: Tensor, positions: NDArray[np.int64]) -> Correctness:
+        """How right a model is at these images, of the samples at ``positions``; one with random outputs, over fresh draws."""
         if not model.random or not len(positions):
-            return Judged.certain(self.right(model, x, positions))
+            return Correctness.certain(self.right(model, x, positions))
         jury = Jury(model, self.draws, self.batch_size)
 
         def heard(images: Tensor, labels: Tensor) -> Tensor:
@@ -120,16 +121,16 @@ class Bench:
             return torch.stack([(hearing.prediction == labels).double(), hearing.share(labels), first], 1)
 
         majority, share, first = self.by_batch(model, heard, x, self.labels[torch.from_numpy(positions)]).numpy().T
-        return Judged(majority > 0, share, first)
+        return Correctness(majority > 0, share, first)
 
-    def timed(self, model: Classifier) -> tuple[Judged, float]:
+    def timed(self, model: Classifier) -> tuple[Correctness, float]:
         """How right a model is on the unperturbed samples, and the seconds that one answer for each took."""
         everyone = np.arange(len(self.ids))
         self.right(model, self.x[:1], everyone[:1])  # what only the first call costs
         began = time.perf_counter()
         right = self.right(model, self.x, everyone)
         seconds = time.perf_counter() - began
-        return self.judged(model, self.x, everyone) if model.random else Judged.certain(right), seconds
+        return self.judged(model, self.x, everyone) if model.random else Correctness.certain(right), seconds
 
     def distance(self, x_adv: Tensor, positions: NDArray[np.int64]) -> NDArray[np.float64]:
         x = self.clean(positions)
@@ -144,7 +145,7 @@ class Bench:
         *,
         judge: Classifier | None = None,
         early_stop: bool = True,
-    ) -> Found:
+    ) -> AttackedSamples:
         """One attack on the samples at these positions, or on other images of them (``start``).
 
         ``judge``: the model that judges, where ``target`` is a view that may answer differently (see ``run_attack``).
@@ -164,11 +165,13 @@ class Bench:
             on_progress=self.on_progress,
         )  # fmt: skip
         distance = outcome.distance if start is None else self.distance(x_adv, positions)
-        return Found(positions, x_adv, distance, outcome.fooled, np.isfinite(outcome.closest), outcome.seconds)
+        return AttackedSamples(
+            positions, x_adv, distance, outcome.fooled, np.isfinite(outcome.closest), outcome.seconds
+        )
 
     def static(
         self, target: Classifier, attack: Attack, positions: NDArray[np.int64], start: Tensor | None = None
-    ) -> Found:
+    ) -> AttackedSamples:
         """An attack on the undefended model whose images a defense is then shown; ``start`` as in ``attacked``.
 
         Within a fixed budget, gradient steps go on to the last one, as in the published evaluations: an image that stops where it
@@ -176,21 +179,25 @@ class Bench:
         """
         return self.attacked(target, attack, positions, start, early_stop=not attack.goes_on)
 
-    def held(self, judge: Classifier, right: Judged, found: Found, *, anywhere: bool = False) -> Judged:
+    def held(
+        self, judge: Classifier, right: Correctness, found: AttackedSamples, *, anywhere: bool = False
+    ) -> Correctness:
         """Of all samples: right unperturbed, and right at the images found. An image beyond epsilon breaks nothing, unless
         ``anywhere``."""
         within = self.distance(found.x_adv, found.positions) <= self.threat.epsilon * (1 + SLACK) + 1e-6
         counts, seen = within | anywhere, self.judged(judge, found.x_adv, found.positions)
-        held = Judged(right.majority.copy(), right.share.copy(), right.first.copy())
+        held = Correctness(right.majority.copy(), right.share.copy(), right.first.copy())
         held.majority[found.positions] &= seen.majority | ~counts
         if not judge.random:
-            return Judged.certain(held.majority)
+            return Correctness.certain(held.majority)
         places = found.positions[counts]
         held.share[places], held.first[places] = seen.share[counts], seen.first[counts]
         return held
 
 
-def row(name: str, knowledge: Knowledge, right: Judged, held: Judged, found: Found, within: bool = True) -> RobustRow:
+def row(
+    name: str, knowledge: Knowledge, right: Correctness, held: Correctness, found: AttackedSamples, within: bool = True
+) -> RobustRow:
     """``right``: how right each sample is unperturbed; the distances are of the images that broke them."""
     broken = (right.majority & ~held.majority)[found.positions]
     return RobustRow(

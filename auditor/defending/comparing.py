@@ -1,4 +1,5 @@
-"""A defense beside its controls: rows on the same samples by McNemar, success rates over the attacks by t, both by Holm."""
+"""A defense compared with its controls: rows on the same samples by McNemar, success rates over the attacks by t, both
+by Holm."""
 
 from __future__ import annotations
 
@@ -7,27 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from auditor.attack import BUDGETS, Budget
+from auditor.attacking.attack import BUDGETS, Budget
 from auditor.defending.metrics import holm, paired_tests
-from auditor.defending.table import DefenseEvaluation, RobustRow
-from auditor.metrics import paired_difference
+from auditor.defending.table import DefenseTable, RobustRow
+from auditor.kit.document import Data
+from auditor.kit.statistics.paired import paired_difference
 
 EVERY_ATTACK = "every shared attack within epsilon"
 GRADIENT_ATTACKS = "every gradient attack"
 NO_DEFENSE = "no defense"
 
 
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SampleTest(_Data):
+class SampleTest(Data):
     """Accuracy of the defended model minus that of another one under the same attack, on the same samples.
 
     ``low``, ``high``: 95 % interval (Agresti and Min 2005). ``only_defense``, ``only_other``: samples that just one of them
-    gets right. ``p``: exact two-sided McNemar test; ``adjusted``: by Holm over all of the study.
+    gets right. ``p``: exact two-sided McNemar test; ``adjusted``: by Holm over the whole evaluation.
     """
 
     other: str
@@ -42,11 +39,11 @@ class SampleTest(_Data):
     adjusted: float
 
 
-class AttackTest(_Data):
+class AttackTest(Data):
     """Mean over the static attacks of the defense success rate minus another one's: the NIP paper's two-sided paired t-test.
 
-    ``t``: None where all differences are equal. ``adjusted``: p by Holm over all of the study. The attacks are no independent
-    samples, so that even these p are too small.
+    ``t``: None where all differences are equal. ``adjusted``: p by Holm over the whole evaluation. The attacks are no independent
+    samples, so even these p are too small.
     """
 
     other: str
@@ -58,7 +55,7 @@ class AttackTest(_Data):
     adjusted: float
 
 
-def sample_tests(evaluation: DefenseEvaluation, others: Mapping[str, DefenseEvaluation]) -> tuple[SampleTest, ...]:
+def sample_tests(evaluation: DefenseTable, others: Mapping[str, DefenseTable]) -> tuple[SampleTest, ...]:
     """All rows together and each row that the defense shares with one of the others; and the undefended model."""
     pairs = [
         (NO_DEFENSE, GRADIENT_ATTACKS, _all(evaluation.undefended),
@@ -81,7 +78,7 @@ def sample_tests(evaluation: DefenseEvaluation, others: Mapping[str, DefenseEval
     )  # fmt: skip
 
 
-def attack_tests(evaluation: DefenseEvaluation, others: Mapping[str, DefenseEvaluation]) -> tuple[AttackTest, ...]:
+def attack_tests(evaluation: DefenseTable, others: Mapping[str, DefenseTable]) -> tuple[AttackTest, ...]:
     """For each of the others and each budget, where two or more attacks found images."""
     keys: list[tuple[str, Budget, int]] = []
     rates: list[tuple[str, list[float], list[float]]] = []

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from auditor.dataset import Batch
-from auditor.defended import DefendedClassifier
-from auditor.defense import DEFENSES, NOTHING, Defense, State
+from auditor.defending.defense import DEFENSES, Defense
+from auditor.models.dataset import Batch
+from auditor.models.defended import NOTHING, DefendedClassifier, FittedState
 
 RANDOM_CHOICE = {"nip": "random-candidate", "nip-n": "random-candidate-n"}
 """Which control takes any candidate of a defense's pool."""
@@ -23,21 +23,23 @@ of NIP's published code. A direction as large as the defense's own move loses im
 
 
 class Control(NamedTuple):
-    """Defenses and what they learnt, to be evaluated beside the defense."""
+    """Defenses and what they learnt, to be evaluated with the defense."""
 
     title: str
     defenses: tuple[Defense, ...]
-    states: tuple[State, ...]
+    states: tuple[FittedState, ...]
 
 
-def controls(defenses: Sequence[Defense], states: Sequence[State], size: float) -> tuple[Control, ...]:
+def controls(defenses: Sequence[Defense], states: Sequence[FittedState], size: float) -> tuple[Control, ...]:
     """``size``: by how much the defenses move an image, root mean square; 0 where they reach into the network alone, and then
     no random move is a control for them. A random direction has this size, and a second one ``SMALL``, where that is less.
-    NIP's own noise has NIP's own size; beside others it is absolute."""
+    NIP's own noise has NIP's own size; with other defenses it is absolute."""
     found: list[Control] = []
     if size > 0:
-        noise = {"scale": "nip"} if [one.kind for one in defenses] == ["nip"] else {"size": size}
-        moves: list[tuple[str, str, dict[str, Any]]] = [
+        noise: dict[str, str | float] = (
+            {"scale": "nip"} if [one.kind for one in defenses] == ["nip"] else {"size": size}
+        )
+        moves: list[tuple[str, str, dict[str, str | float]]] = [
             ("Random direction of its size (control)", "random-direction", {"size": size}),
             ("Gaussian noise of its size (control)", "gaussian-noise", noise),
         ]

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from auditor.attack import BUDGETS, Attack
-from auditor.defense import Defense
-from auditor.drawing import View
-from auditor.harness.nominal import passes
-from auditor.nip.pool import CandidateDefense
-
-if TYPE_CHECKING:
-    from auditor.defense_evaluation import DefenseSpec
+from auditor.attacking.attack import BUDGETS, Attack
+from auditor.attacking.harness.nominal import passes
+from auditor.defending.defense import Defense
+from auditor.defending.nip.pool import CandidateDefense
+from auditor.defending.spec import TableSpec
+from auditor.models.drawing import View
 
 
 def answer(defenses: Sequence[Defense], classes: int, view: View) -> int:
@@ -26,10 +23,10 @@ def answer(defenses: Sequence[Defense], classes: int, view: View) -> int:
     return draws * first.inner_passes(classes, view.nearest) * answer(behind, classes, inner)
 
 
-def costs(defenses: Sequence[Defense], spec: DefenseSpec, classes: int) -> dict[str, float]:
+def costs(defenses: Sequence[Defense], spec: TableSpec, classes: int) -> dict[str, float]:
     """Every job of an evaluation with its cost for one image that no attack fools, in forward passes of the undefended network; a
     backward pass counts as two. What the defense does to an image itself, and the few answers that judge what an attack found,
-    are left out; where the model answers at random, those are many, and counted."""
+    are left out; if the model has random outputs, those are many, and counted."""
     deployed = answer(defenses, classes, View())
     adaptive = answer(defenses, classes, View(adaptive=True, draws=spec.draws))
     random = any(defense.random for defense in defenses)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
 
 
 class Effort(BaseModel):
-    """``values``: fields of a DefenseSpec. ``samples``: test images. ``summary``: what it is good for."""
+    """``values``: fields of a TableSpec. ``samples``: test images. ``summary``: what it is good for."""
 
     model_config = ConfigDict(frozen=True)
 
     title: str
     summary: str
     samples: int
-    values: dict[str, Any]
+    values: dict[str, int]
 
 
 EFFORTS: dict[str, Effort] = {
     "quick": Effort(
         title="Quick look",
-        summary="Few images, short attacks: minutes on a CPU. It shows whether a defense falls, and cannot show that it stands.",
+        summary="Few images, short attacks: minutes on a CPU. It can show that a defense fails, but not that it holds.",
         samples=50,
         values={"steps": 20, "restarts": 1, "draws": 5, "nearest": 3, "queries": 200, "decision_steps": 60},
     ),
@@ -33,7 +31,7 @@ EFFORTS: dict[str, Effort] = {
     ),
     "thorough": Effort(
         title="Thorough",
-        summary="1,000 images, 100 steps, 5 restarts, 20 draws: for numbers to quote; wants a GPU.",
+        summary="1,000 images, 100 steps, 5 restarts, 20 draws: for numbers to quote; use a GPU.",
         samples=1000,
         values={"steps": 100, "restarts": 5, "draws": 20, "nearest": 10, "queries": 2000, "decision_steps": 500},
     ),

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from auditor.architecture import Architecture
-from auditor.classifier import Classifier
-from auditor.defense import Defense, State
-from auditor.errors import SpecError
+from auditor.defending.defense import Defense
+from auditor.kit.errors import SpecError
+from auditor.models.architecture import Architecture
+from auditor.models.classifier import Classifier
+from auditor.models.defended import FittedState
 
 OURS = "auditor"
 PACKAGE = "defended_model"
@@ -29,7 +30,7 @@ def export(
     classifier: Classifier,
     architecture: Architecture | None,
     defenses: Sequence[Defense],
-    states: Sequence[State],
+    states: Sequence[FittedState],
     *,
     seed: int,
 ) -> None:
@@ -44,7 +45,7 @@ def export(
         if not type(member).__module__.startswith(f"{OURS}."):
             raise SpecError(
                 f"{member.kind} comes from {type(member).__module__}, whose code is not ours to copy.",
-                "Give the network to load, or leave the defense out.",
+                "Pass the network to load, or leave the defense out.",
             )
     modules = closure([f"{OURS}.defending.loader", *(type(member).__module__ for member in members)])
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +70,7 @@ def export(
         "num_classes": classifier.num_classes,
         "class_names": classifier.class_names,
         "normalization": classifier.normalization.model_dump(mode="json"),
+        **({} if classifier.output is None else {"output": classifier.output}),
         "architecture": None
         if architecture is None
         else {"kind": architecture.kind, "settings": architecture.settings()},

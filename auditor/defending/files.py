@@ -15,15 +15,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from auditor.classifier import Classifier
-from auditor.dataset import ImageDataset
-from auditor.defense import DEFENSES, Defense, State
-from auditor.errors import IntakeError
+from auditor.defending.defense import DEFENSES, Defense
+from auditor.kit.errors import IntakeError
+from auditor.models.classifier import Classifier
+from auditor.models.dataset import ImageDataset
+from auditor.models.defended import FittedState
 
 FORMAT = "neuron-auditor.defense.2"
 
 
-class Lineage(BaseModel):
+class FitLineage(BaseModel):
     """What a defense was fitted on. ``weights``: hash of the network's tensors; ``samples``: hash of the ids, in order.
 
     Without a data set, for defenses that learn nothing, those entries are empty and ``count`` is 0.
@@ -40,7 +41,9 @@ class Lineage(BaseModel):
     seed: int
 
     @classmethod
-    def of(cls, classifier: Classifier, dataset: ImageDataset | None, ids: NDArray[np.int64], *, seed: int) -> Lineage:
+    def of(
+        cls, classifier: Classifier, dataset: ImageDataset | None, ids: NDArray[np.int64], *, seed: int
+    ) -> FitLineage:
         samples = hashlib.sha256(np.asarray(ids, "<i8").tobytes()).hexdigest()
         return cls(
             classifier=classifier.name, weights=weights_hash(classifier),
@@ -63,12 +66,12 @@ class StoredStack(NamedTuple):
     """A file read back: defenses in the order in which an image passes them, and what each learnt. ``sha256``: of its bytes."""
 
     defenses: tuple[Defense, ...]
-    states: tuple[State, ...]
-    lineage: Lineage
+    states: tuple[FittedState, ...]
+    lineage: FitLineage
     sha256: str
 
 
-def write_stack(path: Path, defenses: Sequence[Defense], states: Sequence[State], lineage: Lineage) -> str:
+def write_stack(path: Path, defenses: Sequence[Defense], states: Sequence[FittedState], lineage: FitLineage) -> str:
     """Write one safetensors file; returns the hash of its bytes. The same fit gives the same bytes."""
     described = [
         {"kind": defense.kind, "settings": defense.settings(), "facts": state.facts}
@@ -88,21 +91,23 @@ def write_stack(path: Path, defenses: Sequence[Defense], states: Sequence[State]
 
 
 def read_stack(path: Path) -> StoredStack:
-    """A file of ``write_stack``. Raises IntakeError when it is none, SpecError when a defense is no longer installed."""
+    """Read a file of ``write_stack``. Raises IntakeError if it is not one, SpecError if a defense is no longer installed."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})["about"])
             if about["format"] != FORMAT:
                 raise ValueError("another format")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        lineage = Lineage.model_validate(about["lineage"])
+        lineage = FitLineage.model_validate(about["lineage"])
         described = [(item["kind"], item["settings"], item["facts"]) for item in about["defenses"]]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, ValidationError):
         raise IntakeError(
-            f"{path.name} is not a stored defense ({type(error).__name__}).", "Fit the defense anew."
+            f"{path.name} is missing, damaged or not a stored defense: it cannot be read.", "Fit the defense again."
         ) from None
     states = tuple(
-        State({name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{index}.")}, facts)
+        FittedState(
+            {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith(f"{index}.")}, facts
+        )
         for index, (_, _, facts) in enumerate(described)
     )
     defenses = tuple(DEFENSES.build(kind, settings) for kind, settings, _ in described)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier
 from auditor.defending.comparing import EVERY_ATTACK, SampleTest
+from auditor.defending.defense import Defense
 from auditor.defending.table import RobustRow, StaticRow
-from auditor.defense import Defense
-from auditor.drawing import DRAWS, View
-from auditor.flag import Flag
-from auditor.preflight import no_gradient
+from auditor.kit.flag import Flag
+from auditor.models.dataset import ImageDataset
+from auditor.models.defended import DefendedClassifier
+from auditor.models.drawing import DRAWS, View
+from auditor.models.preflight import no_gradient
 
 CLEARLY = 0.02
 """Difference of two accuracies from which it is worth a doubt."""
@@ -43,7 +43,8 @@ def seen_before(known: int, samples: int, dataset: ImageDataset) -> tuple[Flag, 
             severity="warning",
             message=f"The defense was fitted on images of this very data set, {dataset.name}, that it is evaluated on.",
             evidence=f"{known} of {samples} images",
-            remedy="Its numbers here say little of new images: evaluate it on another data set, or draw unseen images only.",
+            remedy="Its numbers here say little about new images: evaluate it on another data set, or draw unseen "
+            "images only.",
         ),
     )
 
@@ -59,7 +60,7 @@ def no_better(defenses: Sequence[Defense], tests: Sequence[SampleTest]) -> tuple
             message=f"{test.other} holds under attack as well as the defense does.",
             evidence=f"difference under {test.attack} {100 * test.difference:+.1f} points [{100 * test.low:.1f}, "
             f"{100 * test.high:.1f}], p {test.adjusted:.2g} (McNemar, Holm), {test.n} images",
-            remedy="What the defense knows of the network and the image adds nothing here that can be told from chance.",
+            remedy="What the defense knows about the network and the image adds nothing here beyond chance.",
         )
         for test in tests
         if test.attack == EVERY_ATTACK and (test.difference <= 0 or test.adjusted >= LEVEL)
@@ -90,10 +91,10 @@ def _draws(model: DefendedClassifier, draws: int) -> tuple[Flag, ...]:
         Flag(
             name="random defense",
             severity="info",
-            message="The defended model answers at random: its accuracies are means over draws.",
-            evidence=f"{model.draws} draws per answer; an attacker averages over {draws} of his own, and {draws} fresh answers "
+            message="The defended model has random outputs: its accuracies are means over draws.",
+            evidence=f"{model.draws} draws per answer; an attacker averages over {draws} of its own, and {draws} fresh answers "
             "judge each image.",
-            remedy="Quote the number of draws with the accuracy; where mean and majority of the answers differ, quote both.",
+            remedy="Quote the number of draws with the accuracy; if the mean and the majority vote differ, quote both.",
         ),
     )
 
@@ -118,7 +119,7 @@ def _order(rows: Sequence[RobustRow]) -> tuple[Flag, ...]:
                     severity="warning",
                     message="An attack that knows less breaks more than the attacks through the defense.",
                     evidence=f"{other.name}: {other.accuracy}; {best.name}: {best.accuracy}",
-                    remedy="The approximation misleads the gradient: take more draws, steps or restarts.",
+                    remedy="The approximation misleads the gradient: use more draws, steps or restarts.",
                 )
             )
     return tuple(found)
@@ -137,7 +138,8 @@ def _gap(rows: Sequence[RobustRow], static: Sequence[StaticRow]) -> tuple[Flag, 
         Flag(
             name="static success",
             severity="warning",
-            message="The defense restores images made for the undefended model, and falls to an attacker who knows it.",
+            message="The defense restores images made for the undefended model, but an attacker who knows it breaks "
+            "it.",
             evidence=f"success on {row.attack.display_title()} ({row.budget}): {row.success}; {best.name}: {best.accuracy}",
             remedy="Quote the robust accuracy of the defended model, not the defense success rate.",
         ),

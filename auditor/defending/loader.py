@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from auditor.architecture import ARCHITECTURES
-from auditor.classifier import Classifier, Normalization
-from auditor.defense import DEFENSES, State, defended
-from auditor.errors import SpecError
+from auditor.defending.defense import DEFENSES, defended
+from auditor.kit.errors import SpecError
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import Classifier, Normalization
+from auditor.models.defended import FittedState
 
 
 def load(folder: str | Path, network: nn.Module | None = None) -> Classifier:
@@ -37,11 +38,13 @@ def load(folder: str | Path, network: nn.Module | None = None) -> Classifier:
         normalization=Normalization.model_validate(described["normalization"]),
         class_names=described["class_names"],
         name=described["name"],
+        output=described.get("output"),
         copy=False,
     )
     defenses = [DEFENSES.build(item["kind"], item["settings"]) for item in described["defenses"]]
     states = [
-        State(_part(tensors, f"defense{index}."), item["facts"]) for index, item in enumerate(described["defenses"])
+        FittedState(_part(tensors, f"defense{index}."), item["facts"])
+        for index, item in enumerate(described["defenses"])
     ]
     return defended(classifier, defenses, states, seed=described["seed"])
 

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
-from auditor.classifier import Classifier
-from auditor.errors import MismatchError
-from auditor.nip.candidates import Place, read
-from auditor.nip.influence import chosen_mask
+from auditor.defending.nip.candidates import ObservedLayer, predicted_influence
+from auditor.kit.errors import MismatchError
+from auditor.models.classifier import Classifier
+from auditor.neural.influence.influence import chosen_mask
 
 
 def psnr(x: Tensor, y: Tensor, *, literal: bool = False) -> Tensor:
@@ -32,7 +32,7 @@ def leading_in_common(classifier: Classifier, x: Tensor, y: Tensor, k: int) -> T
     images have in common over those of either."""
     masks = []
     for images in (x, y):
-        influence = read(classifier, Place.of(classifier, ""), images).influence
+        influence = predicted_influence(classifier, ObservedLayer.of(classifier, ""), images).influence
         order = influence.sort(dim=1, descending=True, stable=True).indices
         masks.append(chosen_mask(order[:, :k], influence.shape[1]))
     return (masks[0] & masks[1]).sum(1).double() / (masks[0] | masks[1]).sum(1).double()
@@ -51,7 +51,7 @@ class PairedTest(NamedTuple):
 def paired_tests(rates: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> tuple[PairedTest, ...]:
     """For each (name, rates of one defense, rates of another), attack by attack: the paper's test, corrected.
 
-    The attacks are no independent samples, so that even these p are too small. Raises MismatchError for unequal lengths, or
+    The attacks are no independent samples, so even these p are too small. Raises MismatchError for unequal lengths, or
     fewer than two attacks.
     """
     found = []
@@ -64,7 +64,7 @@ def paired_tests(rates: Sequence[tuple[str, Sequence[float], Sequence[float]]]) 
             t = math.copysign(math.inf, change[0]) if change[0] else 0.0
             p = 0.0 if change[0] else 1.0
         else:
-            t, p = (float(value) for value in stats.ttest_rel(first, second))
+            t, p = (float(value) for value in scipy.stats.ttest_rel(first, second))
         found.append((name, float(change.mean()), t, p))
     adjusted = holm(np.array([item[3] for item in found]))
     return tuple(PairedTest(*item, float(value)) for item, value in zip(found, adjusted, strict=True))
@@ -80,6 +80,6 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def mean_of_finite(values: Tensor) -> float | None:
-    """Mean of the finite entries; None where there is none."""
+    """Mean of the finite entries; None if there is none."""
     finite = values[torch.isfinite(values)]
     return float(finite.mean()) if len(finite) else None

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from auditor.attack import ATTACKS, Attack
-from auditor.capability import MemberOf
-from auditor.class_match import matched
-from auditor.classifier import Classifier
-from auditor.criterion import Misclassification
-from auditor.dataset import ImageDataset
-from auditor.defended import DefendedClassifier
-from auditor.defense import Defense
-from auditor.drawing import View
-from auditor.errors import EvaluationError, IntakeError
-from auditor.evaluation import run_attack
-from auditor.harness.jury import Jury
-from auditor.harness.outcome import Finished
-from auditor.nip.candidates import Place
-from auditor.nip.influence import head_influence, log_odds, slopes, split
-from auditor.nip.pool import CandidateDefense
-from auditor.preflight import drawn, fixed_draw
-from auditor.probes.head import penultimate
-from auditor.progress import OnProgress, StagedProgress, no_progress
-from auditor.threat import ThreatModel
+from auditor.attacking.attack import ATTACKS, Attack
+from auditor.attacking.criterion import Misclassification
+from auditor.attacking.evaluation import run_attack
+from auditor.attacking.harness.jury import Jury
+from auditor.attacking.harness.outcome import Finished
+from auditor.attacking.threat import ThreatModel
+from auditor.defending.nip.candidates import ObservedLayer
+from auditor.defending.nip.pool import CandidateDefense
+from auditor.kit.capability import MemberOf
+from auditor.kit.document import Document
+from auditor.kit.errors import EvaluationError, IntakeError
+from auditor.kit.progress import OnProgress, StagedProgress, no_progress
+from auditor.models.class_match import matched
+from auditor.models.classifier import Classifier
+from auditor.models.dataset import ImageDataset
+from auditor.models.defended import Answering, DefendedClassifier
+from auditor.models.drawing import View
+from auditor.models.preflight import drawn, fixed_draw
+from auditor.neural.influence.influence import head_influence, log_odds, neuron_slopes, split_parts
+from auditor.neural.probes.head import penultimate
 
 NEURONS = 5
 """Front and tail neurons, each, where no defense says how many."""
@@ -56,7 +56,7 @@ class Stage(BaseModel):
     ``alone``, ``behind``: probabilities of the classes (K,) of the network alone and of the model behind the defense, for this
     image. ``distance``: from the clean image, in the threat model's norm. ``own``, ``clean``: influence of each neuron (M,) on
     the log odds of the class that the network gives this image, which is NIP's definition, and of the class that it gives the
-    clean image; empty where there is no layer to look at.
+    clean image; empty if there is no layer to look at.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +67,21 @@ class Stage(BaseModel):
     distance: float
     own: list[float]
     clean: list[float]
+
+
+class PlayDocument(Document):
+    """What a play says in addition to its images; fields as in ``Play``."""
+
+    subject: ClassVar[str] = "run of the playground"
+
+    sample: int
+    label: int
+    spec: PlaySpec
+    stages: tuple[Stage, ...]
+    layer: str
+    front: tuple[int, ...]
+    tail: tuple[int, ...]
+    without: str
 
 
 class Play(NamedTuple):
@@ -105,7 +120,7 @@ def play(
 ) -> Play:
     """Attack and defend one image of a data set, by its id. The attacked image as the network gets it is that of the first draw.
 
-    Raises EvaluationError where there is no such sample, SpecError for an epsilon beyond all images.
+    Raises EvaluationError if there is no such sample, SpecError for an epsilon beyond all images.
     """
     if not 0 <= sample < len(dataset):
         raise EvaluationError(f"Expected a sample from 0 to {len(dataset) - 1}, got {sample}.")
@@ -179,7 +194,7 @@ def _attacked(
     """What an attack on ``target`` leaves of the image, (1, C, H, W) on the CPU, adversarial or not; the image itself where
     ``judge`` gets it wrong already.
 
-    A single run within the ball makes all its steps, so that it does not stop where it has just crossed the boundary; restarts,
+    A single run within the ball makes all its steps, so it does not stop where it has just crossed the boundary; restarts,
     the minimal budget and attacks without gradients end at their first success (``Attack.goes_on``).
     """
     x = dataset.images([sample])
@@ -213,42 +228,42 @@ def _shares(logits: Tensor) -> list[float]:
     return [float(value) for value in logits[0].double().softmax(0)]
 
 
-class _Seen(NamedTuple):
+class _FrontTail(NamedTuple):
     """The layer whose neurons are looked at, and its front and tail neurons on the clean image; or None, and why."""
 
-    place: Place | None
+    place: ObservedLayer | None
     front: tuple[int, ...] = ()
     tail: tuple[int, ...] = ()
     without: str = ""
 
 
-def _seen(model: DefendedClassifier, bare: Classifier, x: Tensor) -> _Seen:
+def _seen(model: DefendedClassifier, bare: Classifier, x: Tensor) -> _FrontTail:
     """Layer and numbers of neurons are those of a NIP in the stack, else the input of the last linear layer, and five."""
     nip = next((defense for defense in _defenses(model) if isinstance(defense, CandidateDefense)), None)
     try:
-        place = Place.of(bare, nip.layer if nip is not None else "")
+        place = ObservedLayer.of(bare, nip.layer if nip is not None else "")
         influence = torch.tensor([_influence(bare, place, x, _logits(bare, x).argmax(1))], dtype=torch.float64)
         few = max(1, min(NEURONS, (influence.shape[1] - 1) // 2))
-        parts = split(influence, *((nip.front, nip.tail) if nip is not None else (few, few)))
+        parts = split_parts(influence, *((nip.front, nip.tail) if nip is not None else (few, few)))
     except EvaluationError as error:
-        return _Seen(None, without=error.message)
-    return _Seen(place, tuple(parts.front[0].tolist()), tuple(parts.tail[0].tolist()))
+        return _FrontTail(None, without=error.message)
+    return _FrontTail(place, tuple(parts.front[0].tolist()), tuple(parts.tail[0].tolist()))
 
 
-def _defenses(model: Classifier) -> list[Defense]:
+def _defenses(model: Classifier) -> list[Answering]:
     """Of the outermost first."""
-    found = []
+    found: list[Answering] = []
     while isinstance(model, DefendedClassifier):
         found.append(model.defense)
         model = model.inner
     return found
 
 
-def _influence(bare: Classifier, place: Place, x: Tensor, classes: Tensor) -> list[float]:
+def _influence(bare: Classifier, place: ObservedLayer, x: Tensor, classes: Tensor) -> list[float]:
     """Influence (eq. 2 of the NIP paper) on the log odds of these classes, (1,), on the network alone."""
     x = x.to(bare.device, bare.dtype)
     if place.layer:
-        (layer,) = slopes(bare, x, lambda logits: log_odds(logits, classes), {place.layer})
+        (layer,) = neuron_slopes(bare, x, lambda logits: log_odds(logits, classes), {place.layer})
         return [float(value) for value in layer.influence[0]]
     head = place.head_in(bare)
     with torch.no_grad():
@@ -258,23 +273,17 @@ def _influence(bare: Classifier, place: Place, x: Tensor, classes: Tensor) -> li
 
 def as_bytes(played: Play) -> bytes:
     """A play as one safetensors file: the images, and the rest as its metadata."""
-    about = {
-        "sample": played.sample, "label": played.label, "spec": played.spec.model_dump(mode="json"),
-        "stages": [stage.model_dump() for stage in played.stages], "layer": played.layer,
-        "front": played.front, "tail": played.tail, "without": played.without,
-    }  # fmt: skip
-    return save({"images": played.images.contiguous()}, metadata={"about": json.dumps(about, sort_keys=True)})
+    about = PlayDocument(**{name: value for name, value in played._asdict().items() if name != "images"})
+    text = json.dumps(about.model_dump(mode="json"), sort_keys=True)
+    return save({"images": played.images.contiguous()}, metadata={"about": text})
 
 
 def from_bytes(content: bytes) -> Play:
-    """What ``as_bytes`` wrote. Raises IntakeError when it is none."""
+    """Read what ``as_bytes`` wrote. Raises IntakeError if the bytes are something else."""
     try:
         length = int.from_bytes(content[:8], "little")
-        about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
-        return Play(
-            about["sample"], about["label"], PlaySpec.model_validate(about["spec"]),
-            tuple(Stage.model_validate(stage) for stage in about["stages"]), load(content)["images"],
-            about["layer"], tuple(about["front"]), tuple(about["tail"]), about["without"],
-        )  # fmt: skip
-    except (SafetensorError, ValueError, KeyError, TypeError, ValidationError) as error:
-        raise IntakeError(f"This is no image of the playground ({type(error).__name__}).", "Run it anew.") from None
+        about = PlayDocument.load(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
+        said = {name: getattr(about, name) for name in PlayDocument.model_fields if name != "version"}
+        return Play(**said, images=load(content)["images"])
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        raise IntakeError("The stored run of the playground is damaged: it cannot be read.", "Run it again.") from None

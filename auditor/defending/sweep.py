@@ -7,18 +7,18 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from auditor.defense import DEFENSES, Defense
-from auditor.errors import SpecError
-from auditor.threat import ThreatModel
+from auditor.attacking.threat import ThreatModel
+from auditor.defending.defense import DEFENSES, Defense
+from auditor.kit.errors import SpecError, known_names
 
 BOTH_ENDS = "k"
 """Changes front and tail together, as the NIP paper does."""
 EPSILON = "epsilon"
 
-Value = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=200)]
+SweptValue = Annotated[float, Field(allow_inf_nan=False)] | Annotated[str, Field(max_length=200)]
 
 
-class Point(NamedTuple):
+class SweepCase(NamedTuple):
     """What is evaluated at one value: the value as it was understood, the defenses, and the threat model."""
 
     value: float | str
@@ -28,12 +28,14 @@ class Point(NamedTuple):
 
 class Sweep(BaseModel):
     """``parameter``: one of a defense, of the first in the row that has it; "k" for front and tail together; "epsilon" for the
-    size of the perturbation. Each value of a parameter is fitted anew."""
+    size of the perturbation. Each value of a parameter is fitted again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameter: str = Field(min_length=1, max_length=50, description="What is changed.")
-    values: tuple[Value, ...] = Field(min_length=1, max_length=32, description="Its values, one evaluation for each.")
+    values: tuple[SweptValue, ...] = Field(
+        min_length=1, max_length=32, description="Its values, one evaluation for each."
+    )
 
     @classmethod
     def parse(cls, text: str) -> Sweep:
@@ -46,8 +48,8 @@ class Sweep(BaseModel):
         except ValidationError as error:
             raise SpecError.from_validation("sweep", error) from None
 
-    def points(self, defenses: Sequence[Defense], threat: ThreatModel) -> tuple[Point, ...]:
-        """What is evaluated for each value. Raises SpecError where no defense has the parameter, or it cannot take a value."""
+    def points(self, defenses: Sequence[Defense], threat: ThreatModel) -> tuple[SweepCase, ...]:
+        """What is evaluated for each value. Raises SpecError if no defense has the parameter, or it cannot take a value."""
         if self.parameter == EPSILON:
             return tuple(self._of_epsilon(tuple(defenses), threat, value) for value in self.values)
         names = ("front", "tail") if self.parameter == BOTH_ENDS else (self.parameter,)
@@ -57,19 +59,19 @@ class Sweep(BaseModel):
             known = {name for one in defenses for name in one.parameters()} | ({BOTH_ENDS} if ends else set())
             raise SpecError(
                 f"sweep: there is no parameter {self.parameter!r} here.",
-                f"Known: {', '.join([EPSILON, *sorted(known)])}.",
+                known_names(self.parameter, [EPSILON, *sorted(known)]),
             )
         found = []
         for value in self.values:
             changed = DEFENSES.build(defenses[place].kind, defenses[place].settings() | dict.fromkeys(names, value))
             taken = changed.settings()[names[0]]
             shown = float(taken) if isinstance(taken, int | float) and not isinstance(taken, bool) else str(taken)
-            found.append(Point(shown, (*defenses[:place], changed, *defenses[place + 1 :]), threat))
+            found.append(SweepCase(shown, (*defenses[:place], changed, *defenses[place + 1 :]), threat))
         return tuple(found)
 
-    def _of_epsilon(self, defenses: tuple[Defense, ...], threat: ThreatModel, value: float | str) -> Point:
+    def _of_epsilon(self, defenses: tuple[Defense, ...], threat: ThreatModel, value: float | str) -> SweepCase:
         try:
             changed = ThreatModel.model_validate({"norm": threat.norm, "epsilon": value})
         except ValidationError as error:
             raise SpecError.from_validation("sweep", error) from None
-        return Point(changed.epsilon, defenses, changed)
+        return SweepCase(changed.epsilon, defenses, changed)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import JsonValue
 
-from auditor.attack import ATTACKS, Attack, Budget
-from auditor.capability import MemberOf
-from auditor.defense import DEFENSES, Defense
-from auditor.flag import Flag
-from auditor.metrics import Rate
-from auditor.threat import ThreatModel
-
-
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from auditor.attacking.attack import ATTACKS, Attack, Budget
+from auditor.attacking.threat import ThreatModel
+from auditor.defending.defense import DEFENSES, Defense
+from auditor.kit.capability import MemberOf
+from auditor.kit.document import Data, Document
+from auditor.kit.flag import Flag
+from auditor.kit.statistics.estimate import Rate
 
 
-class Distances(_Data):
-    """Norms of perturbations in the threat model's norm; None where there is none."""
+class Distances(Data):
+    """Norms of perturbations in the threat model's norm; None if there is none."""
 
     smallest: float | None
     median: float | None
@@ -34,13 +31,14 @@ class Distances(_Data):
         return cls(smallest=float(values.min()), median=float(np.median(values)), largest=float(values.max()))
 
 
-class StaticRow(_Data):
+class StaticRow(Data):
     """Adversarial images made for the undefended model, shown to the defended one.
 
     ``success``: the share of them that is classified correctly (defense success rate), as the paper counts; it is no robust
     accuracy. ``budget`` "fixed": the whole attack within epsilon; "minimal": the closest that was found, epsilon or not.
-    ``quality``: PSNR in dB of what the network got, beside the clean images, true and as the paper prints it. ``consistency``:
-    TKNC of the leading neurons of what the network got and the clean image, beside that of the undefended adversarial image.
+    ``quality``: PSNR in dB of what the network got against the clean images, true and as the paper prints it.
+    ``consistency``: TKNC of the leading neurons of what the network got and the clean image, and that of the undefended
+    adversarial image.
     """
 
     attack: Annotated[Attack, MemberOf(ATTACKS)]
@@ -53,7 +51,7 @@ class StaticRow(_Data):
     consistency_undefended: float | None
 
 
-class Reproduction(_Data):
+class Reproduction(Data):
     """The level of the published code, with its oracles: no defense, and in no headline."""
 
     name: str
@@ -66,13 +64,13 @@ Knowledge = Literal["static", "white box", "black box", "influence"]
 """Attacks on the undefended model; on the defended one through its approximations; on its answers; the paper's adaptive ones."""
 
 
-class RobustRow(_Data):
+class RobustRow(Data):
     """Accuracy of the defended model under one attack: the share of all samples that it gets right before and after.
 
     ``distances``: of the images that broke a sample. ``within``: whether these lie within epsilon; other rows are shown but do
     not enter the headline. ``held``: which samples are right before and after.
 
-    Of a model that answers at random, accuracy is the mean of ``share``, the share of fresh draws that are right at the image of
+    For a model with random outputs, accuracy is the mean of ``share``, the share of fresh draws that are right at the image of
     each sample; ``first``: that of other draws, by which an image may be chosen among those of several rows; and ``held`` is what
     most of the fresh draws say. Else, and where all draws agreed, both are None.
     """
@@ -93,11 +91,13 @@ class RobustRow(_Data):
         return Rate.of(np.array(self.held, bool))
 
 
-class DefenseEvaluation(_Data):
+class DefenseTable(Document):
     """One defense, or several in a row, on one model, one threat model, the same samples throughout."""
 
+    subject: ClassVar[str] = "table of an evaluation"
+
     defenses: tuple[Annotated[Defense, MemberOf(DEFENSES)], ...]
-    facts: tuple[dict[str, Any], ...]
+    facts: tuple[dict[str, JsonValue], ...]
     threat: ThreatModel
     seed: int
     samples: list[int]
@@ -120,7 +120,7 @@ class DefenseEvaluation(_Data):
     def worst(self) -> Rate:
         """Samples that hold under every one of the attacks within epsilon: at most the headline.
 
-        Of a model that answers at random, the mean over draws at the image of each sample that does worst by other draws.
+        For a model with random outputs, the mean over draws at the image of each sample that does worst by other draws.
         """
         rows = [row for row in self.robust if row.within]
         if not any(row.share is not None for row in rows):
@@ -131,5 +131,5 @@ class DefenseEvaluation(_Data):
 
     @property
     def random(self) -> bool:
-        """Whether the defended model answers at random: accuracies are then means over draws."""
+        """Whether the defended model has random outputs: accuracies are then means over draws."""
         return any(row.share is not None for row in self.robust)

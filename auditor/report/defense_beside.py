@@ -1,39 +1,39 @@
-"""A study of a defense beyond its own table: controls beside it, paired tests, and sweeps over its parameters."""
+"""The evaluation of a defense beyond its own table: controls, paired tests, and sweeps over its parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from auditor.attack import BUDGETS
+from auditor.attacking.attack import BUDGETS
 from auditor.defending.comparing import NO_DEFENSE
-from auditor.defending.table import DefenseEvaluation
-from auditor.defense_study import DefenseStudy, SweepResult
-from auditor.metrics import Rate
-from auditor.report.blocks import AnyBlock, Column, Figure, Section, Table, Text
-from auditor.report.defense import SHARES, budget_named
+from auditor.defending.evaluation import DefenseEvaluation, SweepResult
+from auditor.defending.table import DefenseTable
+from auditor.kit.statistics.estimate import Rate
+from auditor.report.defense_table import SHARES, budget_named
+from auditor.show.blocks import AnyBlock, ChartOptions, Column, Figure, Row, Section, Table, Text
 
 
-def controls_section(study: DefenseStudy) -> Section:
-    """The defense beside its controls and the undefended model, on the same samples."""
-    tables = {study.title: study.evaluation, **{item.title: item.evaluation for item in study.controls}}
+def controls_section(evaluation: DefenseEvaluation) -> Section:
+    """The defense compared with its controls and the undefended model, on the same samples."""
+    tables = {evaluation.title: evaluation.table, **{item.title: item.table for item in evaluation.controls}}
     blocks: list[AnyBlock] = []
-    if study.controls:
+    if evaluation.controls:
         told = (
-            "Controls move the image, too, but know nothing of the network: a random direction, noise, a candidate picked at "
+            "Controls also change the image, but know nothing about the network: a random direction, noise, a "
+            "candidate picked at "
             "random. A defense that does no better than these has not shown that its idea is what helps."
         )
-        blocks += [Text(text=told), _rates(tables, study.evaluation), _figure(tables)]
-    blocks.append(_sample_tests(study))
-    if study.attack_tests:
-        blocks.append(_attack_tests(study))
-    title = "Beside the controls" if study.controls else "Beside the undefended model"
+        blocks += [Text(text=told), _rates(tables, evaluation.table), _figure(tables)]
+    blocks.append(_sample_tests(evaluation))
+    if evaluation.attack_tests:
+        blocks.append(_attack_tests(evaluation))
+    title = "Compared with the controls" if evaluation.controls else "Compared with the undefended model"
     return Section(key="controls", title=title, blocks=tuple(blocks))
 
 
-def _rates(tables: Mapping[str, DefenseEvaluation], own: DefenseEvaluation) -> Table:
+def _rates(tables: Mapping[str, DefenseTable], own: DefenseTable) -> Table:
     rows = [
         {
             "name": name, "benign": str(found.benign), "headline": str(found.headline.accuracy),
@@ -52,12 +52,13 @@ def _rates(tables: Mapping[str, DefenseEvaluation], own: DefenseEvaluation) -> T
             Column(key="by", title="under"),
         ),
         rows=tuple(rows),
-        caption="Static success: as papers count; the mean where there are several static attacks, which has no interval. "
+        caption="Static success is counted as in papers; with several static attacks it is their mean, which has no "
+        "interval. "
         f"n = {len(own.samples)} samples, the same for all; static success counts the adversarial images among them.",
     )
 
 
-def _figure(found: Mapping[str, DefenseEvaluation]) -> Figure:
+def _figure(found: Mapping[str, DefenseTable]) -> Figure:
     rows = [
         {"label": name, "series": series, **_ends(rate)}
         for name, item in found.items()
@@ -77,7 +78,7 @@ def _figure(found: Mapping[str, DefenseEvaluation]) -> Figure:
     )
 
 
-def _sample_tests(study: DefenseStudy) -> Table:
+def _sample_tests(evaluation: DefenseEvaluation) -> Table:
     return Table(
         title="Paired tests on the samples",
         columns=(
@@ -95,15 +96,15 @@ def _sample_tests(study: DefenseStudy) -> Table:
                 "difference": f"{100 * test.difference:+.1f} [{100 * test.low:+.1f}, {100 * test.high:+.1f}]",
                 "only_defense": test.only_defense, "only_other": test.only_other, "p": test.p, "adjusted": test.adjusted,
             }
-            for test in study.sample_tests
+            for test in evaluation.sample_tests
         ),
-        caption=f"The defense minus the other, on the same {len(study.evaluation.samples)} samples: interval of Agresti and Min, "
-        f"McNemar's exact test, corrected over all {len(study.sample_tests)} rows. Against {NO_DEFENSE}, the undefended model is "
-        "attacked with the same gradient attacks.",
+        caption=f"The defense minus the other, on the same {len(evaluation.table.samples)} samples: interval of Agresti and Min, "
+        f"McNemar's exact test, corrected over all {len(evaluation.sample_tests)} rows. Against {NO_DEFENSE}, the undefended "
+        "model is attacked with the same gradient attacks.",
     )  # fmt: skip
 
 
-def _attack_tests(study: DefenseStudy) -> Table:
+def _attack_tests(evaluation: DefenseEvaluation) -> Table:
     return Table(
         title="Paired tests over the attacks",
         columns=(
@@ -117,18 +118,18 @@ def _attack_tests(study: DefenseStudy) -> Table:
         ),
         rows=tuple(
             {
-                "other": test.other, "budget": budget_named(test.budget, study.evaluation), "attacks": test.attacks,
+                "other": test.other, "budget": budget_named(test.budget, evaluation.table), "attacks": test.attacks,
                 "difference": 100 * test.difference, "t": test.t, "p": test.p, "adjusted": test.adjusted,
             }
-            for test in study.attack_tests
+            for test in evaluation.attack_tests
         ),
         caption="The test of the NIP paper: a paired t-test over the static success of the attacks, corrected here for the "
-        "number of tests. Attacks are no independent samples of anything, so that even the corrected p are too small: trust "
+        "number of tests. Attacks are not independent samples, so even the corrected p are too small: trust "
         "the tests on the samples.",
     )  # fmt: skip
 
 
-def static_success(evaluation: DefenseEvaluation, budget: str) -> Rate | float | None:
+def static_success(evaluation: DefenseTable, budget: str) -> Rate | float | None:
     """Defense success over the static attacks of a budget: a rate where there is one attack, else the mean; None without any."""
     rates = [row.success for row in evaluation.static if row.budget == budget and row.success.value is not None]
     if len(rates) == 1:
@@ -140,15 +141,15 @@ def _show(success: Rate | float | None) -> str | None:
     return f"{100 * success:.1f} %" if isinstance(success, float) else None if success is None else str(success)
 
 
-def _ends(success: Rate | float | None) -> dict[str, Any]:
+def _ends(success: Rate | float | None) -> Row:
     if isinstance(success, Rate):
         return {"value": success.value, "low": success.low, "high": success.high, "n": success.n}
     return {"value": success, "low": None, "high": None, "n": None}
 
 
-def sweeps_section(study: DefenseStudy) -> Section | None:
+def sweeps_section(evaluation: DefenseEvaluation) -> Section | None:
     """A figure for each parameter that was varied; None without any."""
-    figures = tuple(sweep_figure(sweep) for sweep in study.sweeps)
+    figures = tuple(sweep_figure(sweep) for sweep in evaluation.sweeps)
     return Section(key="sweeps", title="What the parameters change", blocks=figures) if figures else None
 
 
@@ -161,15 +162,15 @@ def sweep_figure(sweep: SweepResult) -> Figure:
         _place(chart, point.value, place) | {"series": series, **_ends(rate)}
         for place, point in enumerate(sweep.points)
         for series, rate in (
-            ("benign accuracy", point.evaluation.benign),
-            ("static success, closest image", static_success(point.evaluation, "minimal")),
-            ("static success, within epsilon", static_success(point.evaluation, "fixed")),
-            ("lowest robust accuracy", point.evaluation.headline.accuracy),
+            ("benign accuracy", point.table.benign),
+            ("static success, closest image", static_success(point.table, "minimal")),
+            ("static success, within epsilon", static_success(point.table, "fixed")),
+            ("lowest robust accuracy", point.table.headline.accuracy),
         )
     ]
-    n = len(sweep.points[0].evaluation.samples)
+    n = len(sweep.points[0].table.samples)
     right = "right behind the defense"
-    options: dict[str, dict[str, Any]] = {
+    options: dict[str, ChartOptions] = {
         "lines": {"x": what, "y": right, "share": True, "height": 280},
         "layer_lines": {"y": right, "share": True, "height": 280},
         "dots": SHARES | {"x": right, "aligned": False, "height": 90 * len(sweep.points)},
@@ -184,7 +185,7 @@ def sweep_figure(sweep: SweepResult) -> Figure:
     )
 
 
-def _place(chart: str, value: float | str, place: int) -> dict[str, Any]:
+def _place(chart: str, value: float | str, place: int) -> Row:
     """Where a point of a sweep stands in a chart of this kind."""
     if chart == "lines":
         return {"x": value}

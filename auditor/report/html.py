@@ -6,12 +6,12 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from auditor.analysis import detail_of, keyed
-from auditor.errors import AuditorError
-from auditor.report.blocks import Figure, Section, Table, show_interval, show_measure
-from auditor.report.export import as_svg
+from auditor.auditing.result import AuditResult
+from auditor.kit.errors import AuditorError
+from auditor.neural.analysis import detail_of, keyed
 from auditor.report.section import document
-from auditor.result import AuditResult
+from auditor.show.blocks import Figure, Section, Table, show_interval, show_measure
+from auditor.show.export import NUMBER, as_svg
 
 SIZE_LIMIT = 3_000_000
 """Bytes from which on the detail tables are left out, and it says so: a larger report does not travel by mail."""
@@ -25,7 +25,7 @@ def render(result: AuditResult, *, title: str = "") -> str:
     details = {section.key: list(_details(result, section)) for section in sections}
     name = title or f"{result.provenance.model.name} on {result.provenance.dataset.name}"
     heading = f"Audit report: {name}"
-    made = f"Neuron Auditor {result.provenance.versions['neuron-auditor']}, {result.provenance.started} (UTC)"
+    made = f"Neuron Auditor {result.provenance.product}, {result.provenance.started} (UTC)"
     html = page(heading, made, sections, details)
     if len(html.encode()) > SIZE_LIMIT:
         html = page(heading, made, sections, cut=True)
@@ -52,7 +52,9 @@ def page(
     environment = Environment(
         loader=PackageLoader("auditor.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals.update(show_measure=show_measure, show_interval=show_interval, svg=_svg, picture=_picture)
+    environment.globals.update(
+        show_measure=show_measure, show_interval=show_interval, svg=_svg, picture=_picture, is_number=_is_number
+    )
     template = environment.get_template("template.html.j2")
     return template.render(heading=heading, made=made, sections=sections, details=details or {}, cut=cut)
 
@@ -70,6 +72,11 @@ def _details(result: AuditResult, section: Section) -> Iterator[tuple[str, list[
 def _svg(figure: Figure) -> str:
     """A chart as a data address; as an image it can run nothing, whatever its texts say."""
     return "data:image/svg+xml;base64," + base64.b64encode(as_svg(figure).encode()).decode()
+
+
+def _is_number(cell: str) -> bool:
+    """Whether a cell is one number, which is not to be broken over two lines."""
+    return NUMBER.fullmatch(cell.replace(",", "").removesuffix("%").strip()) is not None
 
 
 def _picture(image: Any) -> str:

@@ -8,22 +8,22 @@ from typing import Literal
 import numpy as np
 
 from auditor.defending.playground import ADAPTIVE, ATTACKED, CLEAN, Play, Stage
-from auditor.report.blocks import AnyBlock, Column, Figure, ImageRow, Images, Table, Text
-from auditor.report.pictures import picture
+from auditor.neural.influence.change import ExplainedClass
+from auditor.show.blocks import AnyBlock, Column, Figure, ImageRow, Images, Table, Text
+from auditor.show.pictures import picture
 
 ENLARGED = 10
 """Factor by which a change is shown."""
 
-Reading = Literal["own", "clean"]
-"""The class that influence is about: that which the network gives each image (NIP's definition), or gives the clean image."""
-
-READINGS: dict[Reading, str] = {
+READINGS: dict[ExplainedClass, str] = {
     "own": "the class that the network gives each image",
     "clean": "the clean image's class",
 }
 
 
-def playground_blocks(played: Play, names: Sequence[str] | None = None, reading: Reading = "own") -> list[AnyBlock]:
+def playground_blocks(
+    played: Play, names: Sequence[str] | None = None, reading: ExplainedClass = "own"
+) -> list[AnyBlock]:
     """All of one play. ``names``: of the classes, where known."""
     return [
         Text(text=" ".join(_story(played, names)), tone=_tone(played)),
@@ -50,7 +50,8 @@ def pictures_of(played: Play, names: Sequence[str] | None = None) -> Images:
     )
     reading = (
         f"{played.spec.attack.display_title()} within {played.spec.threat}, first on the network alone, then through the "
-        "defense. Images that are defended are shown as the network gets them. Changes are against the clean image; grey is none."
+        "defense. Defended images are shown as the network receives them. Changes are relative to the clean image; "
+        "grey means no change."
     )
     return Images(rows=rows, reading=reading)
 
@@ -61,17 +62,17 @@ def _story(played: Play, names: Sequence[str] | None) -> list[str]:
     right, kept, held = (_top(item) == played.label for item in (clean.behind, attacked.behind, adaptive.behind))
     alone = _top(clean.alone) == played.label
     said = [
-        f"This is {_name(played.label, names)}. Of the clean image the network alone says {_said(clean.alone, names)}"
+        f"This is {_name(played.label, names)}. On the clean image, the network alone says {_said(clean.alone, names)}"
         f"{'' if alone else ', which is wrong without any attack'}, and behind the defense {_said(clean.behind, names)}"
         f"{'' if right or not alone else ': the defense spoils it'}."
     ]
     if not alone:
-        said.append("It is not attacked: it is wrong as it is.")
+        said.append("It is not attacked: it is wrong without any attack.")
     elif _top(attacked.alone) == played.label:
-        said.append("The attack on the network alone fails, so that there is nothing to defend against.")
+        said.append("The attack on the network alone fails, so there is nothing to defend against.")
     else:
         said.append(
-            f"Attacked, the network alone says {_said(attacked.alone, names)}; behind the defense, "
+            f"Under attack, the network alone says {_said(attacked.alone, names)}; behind the defense, "
             f"{_said(attacked.behind, names)}: the static attack is {'undone' if kept else 'not undone'}."
         )
     if right:
@@ -84,7 +85,7 @@ def _tone(played: Play) -> Literal["good", "bad"]:
     return "good" if _top(_stage(played, ADAPTIVE).behind) == played.label else "bad"
 
 
-def _table(played: Play, names: Sequence[str] | None, reading: Reading) -> Table:
+def _table(played: Play, names: Sequence[str] | None, reading: ExplainedClass) -> Table:
     rows = []
     for stage in played.stages:
         row: dict[str, object] = {
@@ -113,8 +114,9 @@ def _table(played: Play, names: Sequence[str] | None, reading: Reading) -> Table
             Column(key="tail_kept", title="Still tail"),
         ]
     caption = (
-        "Of a defended image, the first column is what the network says of the image that it gets, the second what the whole "
-        "model says of the image before. Where draws are averaged, or the defense works inside the network, the two differ. "
+        "For a defended image, the first column is what the network says about the image that it receives, the second "
+        "what the whole model says about the image before the defense. Where draws are averaged, or the defense works "
+        "inside the network, the two differ. "
     )
     if played.stages[0].own:
         caption += (
@@ -127,7 +129,7 @@ def _table(played: Play, names: Sequence[str] | None, reading: Reading) -> Table
     return Table(title="Stage by stage", columns=tuple(columns), rows=tuple(rows), caption=caption)
 
 
-def _neurons(played: Play, reading: Reading) -> list[Figure]:
+def _neurons(played: Play, reading: ExplainedClass) -> list[Figure]:
     """The influence of each front and tail neuron of the clean image at every stage."""
     if not played.stages[0].own:
         return []

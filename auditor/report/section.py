@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
-from auditor.analysis import sections_of
-from auditor.capability import Capability, Catalog
-from auditor.report.blocks import Section
-from auditor.result import AuditResult
+from auditor.auditing.result import AuditResult
+from auditor.kit.capability import Capability, Catalog
+from auditor.neural.analysis import sections_of
+from auditor.show.blocks import Section
 
 
 class ReportSection(Capability):

@@ -1,20 +1,20 @@
-"""A training as blocks: its curves while it runs, and what came of it."""
+"""A training as blocks: its curves while it runs, and its result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-from auditor.metrics import Rate
-from auditor.report.blocks import AnyBlock, Column, Figure, Measure, Measures, Table, Text
-from auditor.training_result import Point, TrainingResult
-from auditor.training_spec import TrainingSpec
+from auditor.hardening.result import TrainingPoint, TrainingResult
+from auditor.hardening.spec import TrainingSpec
+from auditor.kit.statistics.estimate import Rate
+from auditor.show.blocks import AnyBlock, Column, Figure, Measure, Measures, Row, Table, Text
 
 TONES: dict[str, Literal["note", "warning", "bad"]] = {"info": "note", "warning": "warning", "severe": "bad"}
 EPOCHS = "epochs done"
 
 
-def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple[Figure, ...]:
+def curves(points: Sequence[TrainingPoint], spec: TrainingSpec, *, ended: bool) -> tuple[Figure, ...]:
     """Validation accuracy, loss and sensitivity of the layers against the epochs; a figure without any point is left out.
 
     Those of a training that has not ``ended`` leave room for its remaining epochs.
@@ -30,9 +30,9 @@ def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple
                 if rate is not None
             ),
             options={"x": EPOCHS, "y": "accuracy", "share": True},
-            reading="Share of the images kept back from training that are classified correctly, and that stay so under PGD with "
-            f"{spec.validation_steps} steps; higher is better. Bands: 95 % Wilson intervals. So weak an attack flatters: audit "
-            "the child before you quote a number.",
+            reading="Share of the images held out from training that are classified correctly, and that stay so under "
+            f"PGD with {spec.validation_steps} steps; higher is better. Bands: 95 % Wilson intervals. Such a weak "
+            "attack makes the model look better than it is: audit the child before you quote a number.",
         ),
         Figure(
             chart="lines",
@@ -43,8 +43,8 @@ def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple
                 for name, value in point.terms.items()
             ),
             options={"x": EPOCHS, "y": "loss", "format": ".3g"},
-            reading="What the training descends, as a mean since the point before, and the parts that it is made of, before they "
-            "are weighted; lower is better. A rise that does not end is a sign of too high a learning rate.",
+            reading="The training loss and its parts before weighting, averaged since the previous point; lower is "
+            "better. If the loss keeps rising, the learning rate is too high.",
         ),
         Figure(
             chart="lines",
@@ -55,8 +55,9 @@ def curves(points: Sequence[Point], spec: TrainingSpec, *, ended: bool) -> tuple
                 for layer, value in point.sensitivity.items()
             ),
             options={"x": EPOCHS, "y": "sensitivity", "format": ".3g"},
-            reading="How far the neurons of a layer move under that attack (mean over the layer; Zhang et al. 2020, eq. 1), on "
-            "validation images; lower is stiller. Layers have scales of their own: follow each line by itself.",
+            reading="How far the neurons of a layer move under that attack (mean over the layer; Zhang et al. 2020, "
+            "eq. 1), on validation images; lower means more stable. Layers have different scales: read each line on "
+            "its own.",
         ),
     )
     last = max((point.epoch for point in points), default=0)
@@ -88,7 +89,7 @@ def _accuracy(title: str, rate: Rate | None) -> Measure:
 
 
 def _before_and_after(result: TrainingResult) -> tuple[Table, ...]:
-    """The validation at the start beside that of the kept weights."""
+    """The validation at the start and that of the kept weights."""
     first, best = result.start, result.best
     if first.clean is None or best.clean is None:
         return ()
@@ -103,19 +104,20 @@ def _before_and_after(result: TrainingResult) -> tuple[Table, ...]:
     )
     caption = (
         f"n = {best.clean.n}, PGD with {result.spec.validation_steps} steps. The child's weights were chosen on these images, "
-        "which flatters them a little; the audit of parent and child is the fair comparison."
+        "which makes them look slightly better; the audit of parent and child is the fair comparison."
     )
     return (Table(columns=columns, rows=rows, caption=caption),)
 
 
 def _cost(result: TrainingResult) -> Table:
     """Passes per training image, a unit in which trainings on the same images compare."""
-    rows: list[dict[str, Any]] = [
+    rows: list[Row] = [
         {"what": "training", "forwards": result.training.forwards, "backwards": result.training.backwards},
         {"what": "validation", "forwards": result.validation.forwards, "backwards": result.validation.backwards},
     ]
     for row in rows:
         row["each"] = (row["forwards"] + 2 * row["backwards"]) / result.training_samples
+    made = result.provenance
     return Table(
         title="Cost",
         columns=(
@@ -125,7 +127,7 @@ def _cost(result: TrainingResult) -> Table:
             Column(key="each", title="For each training image", format=",.1f"),
         ),
         rows=tuple(rows),
-        caption=f"{result.training_samples:,} images trained on, {result.validation_samples:,} kept back for validation; the "
-        f"last column counts a backward pass as two. {result.seconds:,.0f} s on {result.device}"
-        + (f", in {result.processes} processes." if result.processes > 1 else "."),
+        caption=f"{result.training_samples:,} images trained on, {result.validation_samples:,} held out for "
+        f"validation; the last column counts a backward pass as two. {made.seconds:,.0f} s on {made.device}"
+        + (f", in {made.processes} processes." if (made.processes or 1) > 1 else "."),
     )

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,11 +17,11 @@ import pytest
 from app.cli import main
 from app.commands.audits import named_corruptions
 from app.commands.show import console
-from auditor.audit_spec import AuditSpec
-from auditor.corruption import CORRUPTIONS
+from auditor.auditing.corruption import CORRUPTIONS
+from auditor.auditing.spec import AuditSpec
 from tests import hostile
 from tests.processes import die_with_tests
-from tests.worker.world import World, make_world
+from tests.worker.world import World, make_world, run_here
 from worker.client import Client
 from worker.settings import Settings
 
@@ -96,12 +97,12 @@ def test_an_audit_from_the_files_to_the_report(settings: Settings, auditor: Audi
     assert "clean accuracy" in ran
     assert "steps=3" in ran
     assert re.search(r"Contrast +[\d.]+ % \[", ran)
-    (job,) = Client(settings).jobs(kind="audit")
-    result = Client(settings).audit_result(job.id)
+    (job,) = Client(settings).jobs.find(kind="audit")
+    result = Client(settings).audits.result(job.id)
     assert [threat.epsilon for threat in result.spec.threats] == [2 / 255, 0.1]
     assert job.id[:8] in auditor("audit", "list")
     assert json.loads(auditor("audit", "show", job.id[:8], "--json"))["version"] == 1
-    assert "It had ended already: succeeded" in auditor("audit", "cancel", job.id[:8])
+    assert "It had already ended: succeeded" in auditor("audit", "cancel", job.id[:8])
     compared = auditor("compare", job.id[:8], job.id[:8])
     assert "clean accuracy" in compared
     assert "accuracy, Contrast, severity 5" in compared
@@ -124,8 +125,9 @@ def test_an_audit_from_the_files_to_the_report(settings: Settings, auditor: Audi
     # The specification that the report prints runs again, and gives the same verdicts.
     spec = tmp_path / "spec.json"
     spec.write_text(result.spec.model_dump_json())
-    auditor("audit", "run", "net", "noise", "--spec", str(spec))
-    again = Client(settings).audit_result(Client(settings).jobs(kind="audit")[0].id)
+    auditor("audit", "run", "net", "noise", "--spec", str(spec), "--detach")
+    client = Client(settings)
+    again = client.audits.result(run_here(client, client.jobs.find(kind="audit")[0].id))
     assert [record.fooled for record in again.records] == [record.fooled for record in result.records]
 
 
@@ -139,10 +141,11 @@ def test_all_corruptions_are_those_that_take_the_data(channels: int) -> None:
         def dataset(self, key: str) -> SimpleNamespace:
             return SimpleNamespace(manifest={"shape": [channels, 32, 32]})
 
-    chosen = named_corruptions(OneDataset(), "data", ["all"])
+    client = cast(Client, SimpleNamespace(library=OneDataset()))  # all of it that is asked for
+    chosen = named_corruptions(client, "data", ["all"])
     assert [item.kind for item in chosen] == [m.kind_name() for m in CORRUPTIONS if channels in m.channels]
     assert ("saturate" in {item.kind for item in chosen}) == (channels == 3)
-    assert named_corruptions(OneDataset(), "data", []) == []
+    assert named_corruptions(client, "data", []) == []
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def test_all_corruptions_are_those_that_take_the_data(channels: int) -> None:
         (("report", "nobody"), "There is no job 'nobody'."),
         (("models", "add", "nowhere.pt", "--architecture", "lenet5"), "nowhere.pt cannot be read"),
         (("models", "add", "x.pt", "--architecture", "nonsense"), "There is no architecture 'nonsense'"),
-        (("models", "add", "x.pt", "--architecture", "lenet5", "--normalization", "y"), "normalisation: expected one of"),
+        (("models", "add", "x.pt", "--architecture", "lenet5", "--normalization", "y"), "normalization: expected one of"),
         (("datasets", "add", "x.zip", "--resize", "224x224"), "x.zip cannot be read"),
         (("datasets", "add", "x.zip", "--resize", "224"), "Expected HEIGHTxWIDTH such as 224x224, got '224'"),
         (("dashboard", "--host", "0.0.0.0"), "AUDITOR_TOKEN"),

@@ -17,7 +17,8 @@ from tests.app.test_pages import opened
 from tests.worker.world import make_world
 from worker.settings import Settings
 
-SOURCES = [*(Path(auditor.__file__).parent / "intake").glob("*.py"), Path(auditor.__file__).with_name("class_match.py")]
+ROOT = Path(auditor.__file__).parent
+SOURCES = [*(ROOT / "data" / "intake").glob("*.py"), *(ROOT / "models").glob("*.py")]
 
 
 def remedies() -> tuple[set[str], set[str]]:
@@ -43,25 +44,31 @@ def test_options_and_labels_that_errors_name_exist(settings: Settings) -> None:
         "--first-label",
         "--leave-out",
     } <= options
-    adding = [typer.main.get_command(group).commands["add"] for group in (datasets, models)]  # type: ignore[attr-defined]
+    adding = [typer.main.get_group(group).commands["add"] for group in (datasets, models)]
     assert options <= {name for command in adding for parameter in command.params for name in parameter.opts}
     st.cache_resource.clear()
     make_world(settings)
-    page = opened("datasets")
     shown = {
-        item.label for kind in ("selectbox", "number_input", "checkbox", "text_input") for item in getattr(page, kind)
+        item.label
+        for page in (opened("datasets"), opened("models"))
+        for kind in ("selectbox", "number_input", "checkbox", "text_input")
+        for item in getattr(page, kind)
     }
     assert len(labels) >= 5
     assert labels <= shown
 
 
-@pytest.mark.parametrize("options", [["--leave-out", "--largest-value", "4095"]])
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [(["--leave-out"], "was left out, since it cannot be used"), (["--exclude", "*.gif"], "was left out, as asked")],
+)
 def test_the_command_line_reads_as_it_is_told(
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     options: list[str],
+    why: str,
 ) -> None:
     import io
     import zipfile
@@ -77,7 +84,11 @@ def test_the_command_line_reads_as_it_is_told(
         for name in ("a/1.png", "b/1.png"):
             archive.writestr(name, stream.getvalue())
         archive.writestr("b/2.gif", b"GIF89a" + bytes(50))
-    said = " ".join(printed(capsys, monkeypatch, "datasets", "add", str(tmp_path / "scans.zip"), *options).split())
+    said = " ".join(
+        printed(
+            capsys, monkeypatch, "datasets", "add", str(tmp_path / "scans.zip"), "--largest-value", "4095", *options
+        ).split()
+    )
     assert "Added data set scans" in said
-    assert "1 of 3 files was left out, since it cannot be used: 'b/2.gif'." in said
+    assert f"1 of 3 files {why}: 'b/2.gif'." in said
     assert "2 images of 16 bits scaled so that 4,095 is white, as asked." in said

@@ -65,7 +65,9 @@ def test_the_image_holds_every_package() -> None:
     assert sorted(copied) == sorted(packages)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-uv.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-dev.txt", "requirements-docs.txt", "requirements-uv.txt"]
+)
 def test_every_requirement_is_pinned_by_hash_and_names_no_registry(name: str) -> None:
     text = (ROOT / name).read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]

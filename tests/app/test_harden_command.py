@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from auditor.hardening import HARDENINGS
-from auditor.training_result import TrainingResult
-from auditor.training_spec import TrainingSpec
+from auditor.hardening.hardening import HARDENINGS
+from auditor.hardening.result import TrainingResult
+from auditor.hardening.spec import TrainingSpec
 from tests.app.test_cli import Auditor, auditor, world
 from tests.worker.test_harden import training
 from tests.worker.world import World, run_here
@@ -24,8 +24,8 @@ def test_from_the_model_to_its_child(world: World, auditor: Auditor) -> None:
     ran = auditor("harden", "run", "tiny", "random", "--method", "pat:steps=2,epsilon=0.05", *FEW, "--name", "tough")
     assert re.search(r"Hardening \w{8} is queued: at most [\d,]+ passes per image", ran)
     assert "child: tough" in ran
-    (job,) = world.client.jobs(kind="harden")
-    result = world.client.training_result(job.id)
+    (job,) = world.client.jobs.find(kind="harden")
+    result = world.client.trainings.result(job.id)
     method = HARDENINGS.parse("pat:steps=2,epsilon=0.05")
     few = {"epochs": 2, "batch_size": 16, "validation_steps": 2, "augmentation": "none"}
     assert result.spec == TrainingSpec.load(few | {"hardening": method})
@@ -37,13 +37,13 @@ def test_from_the_model_to_its_child(world: World, auditor: Auditor) -> None:
     assert "tough" in listed
     assert "child: tough" in auditor("harden", "show", job.id[:8])
     assert TrainingResult.model_validate_json(auditor("harden", "show", job.id[:8], "--json")) == result
-    assert "It had ended already: succeeded" in auditor("harden", "cancel", job.id[:8])
+    assert "It had already ended: succeeded" in auditor("harden", "cancel", job.id[:8])
 
 
 def test_a_queued_training_is_cancelled_without_a_child(world: World, auditor: Auditor) -> None:
     auditor("harden", "run", "tiny", "random", "--detach")
-    (job,) = world.client.jobs(kind="harden")
-    assert "It will stop" in auditor("harden", "cancel", job.id[:8])
+    (job,) = world.client.jobs.find(kind="harden")
+    assert "It is stopping" in auditor("harden", "cancel", job.id[:8])
     assert "cancelled" in auditor("harden", "show", job.id[:8])
     assert "cancelled" in auditor("harden", "list")
 
@@ -54,9 +54,9 @@ def test_a_specification_in_a_file_is_run_as_it_is(world: World, auditor: Audito
     file = Path(str(tmp_path)) / "spec.json"
     file.write_text(training(epochs=1).model_dump_json())
     auditor("harden", "run", "tiny", "random", "--spec", str(file), "--detach")
-    (job,) = world.client.jobs(kind="harden")
+    (job,) = world.client.jobs.find(kind="harden")
     run_here(world.client, job.id)
-    assert world.client.training_result(job.id).spec == training(epochs=1)
+    assert world.client.trainings.result(job.id).spec == training(epochs=1)
     assert json.loads(file.read_text()) == training(epochs=1).model_dump(mode="json")
 
 
@@ -86,4 +86,4 @@ def test_a_wrong_call_gets_one_sentence(world: World, auditor: Auditor, argument
     output = auditor("harden", *arguments, expect=1).strip()
     assert said in output
     assert len(output.splitlines()) == 1
-    assert world.client.jobs(kind="harden") == []
+    assert world.client.jobs.find(kind="harden") == []

@@ -9,8 +9,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from auditor.hardening import HARDENINGS
-from auditor.training_spec import TrainingSpec
+from auditor.hardening.hardening import HARDENINGS
+from auditor.hardening.spec import TrainingSpec
 from tests.app.test_pages import opened, texts
 from tests.worker.test_harden import training
 from tests.worker.world import World, make_world, run_here
@@ -25,7 +25,7 @@ def world(settings: Settings) -> World:
 
 
 def hardened(world: World, name: str = "tough", **more: Any) -> str:
-    return run_here(world.client, world.client.harden("tiny", "random", training(**more), name))
+    return run_here(world.client, world.client.trainings.queue("tiny", "random", training(**more), name))
 
 
 def charts(page: AppTest) -> list[dict[str, Any]]:
@@ -48,12 +48,12 @@ def test_the_form_queues_exactly_what_it_shows(world: World) -> None:
     spec = TrainingSpec.load(
         {"hardening": HARDENINGS.parse("trades:steps=7"), "epochs": 4, "patience": 2, "averaging": "ema"}
     )
-    cost = world.client.training_estimate("tiny", "random", spec)
+    cost = world.client.trainings.estimate("tiny", "random", spec)
     assert f"At most {cost.passes / 60:,.0f} forward passes for each of 60 images" in texts(page)
     page.button(key="harden-queue").click().run()
     assert not page.exception
-    (job,) = world.client.jobs(kind="harden")
-    request: Any = world.client.request(job.id)
+    (job,) = world.client.jobs.find(kind="harden")
+    request: Any = world.client.jobs.request(job.id)
     assert (request.training, request.name) == (spec, "mine")
     assert (request.model_id, request.dataset_id) == (world.model_id, world.dataset_id)
     assert page.query_params["job"] in (job.id, [job.id])
@@ -76,14 +76,14 @@ def test_a_wrong_value_is_named_and_nothing_is_queued(world: World) -> None:
     page = opened("harden", model=world.model_id, dataset=world.dataset_id)
     page.text_input(key="harden-training-budget").set_value("much").run()
     assert "budget: expected a valid number" in texts(page)
-    assert world.client.jobs() == []
+    assert world.client.jobs.find() == []
 
 
 def test_a_running_training_shows_its_curves_and_can_be_cancelled(world: World) -> None:
-    job, ledger = world.client.harden("tiny", "random", training(epochs=10)), world.client.ledger
+    job, ledger = world.client.trainings.queue("tiny", "random", training(epochs=10)), world.client.ledger
     claim = ledger.claim(job, "test", 60)
     assert claim is not None
-    finished = world.client.training_result(hardened(world))
+    finished = world.client.trainings.result(hardened(world))
     points = {number: point.model_dump(mode="json") for number, point in enumerate(finished.points)}
     assert ledger.progress(claim, 0.3, "epoch 3 of 10", points)
     page = opened("harden", job=job[:8])
@@ -99,8 +99,8 @@ def test_a_running_training_shows_its_curves_and_can_be_cancelled(world: World) 
         ["clean", "under PGD, L∞ ε = 0.05"], ["loss", "clean", "adversarial"],
     ]  # fmt: skip
     assert ledger.reached(claim, 3), "a checkpoint: there is something to keep"
-    page.button(key="harden-cancel").click().run()
-    assert world.client.job(job).notice == "Stopping; it keeps what it has."
+    page.button(key=f"cancel-{job}").click().run()
+    assert world.client.jobs.get(job).notice == "Stopping; it keeps what it has."
 
 
 def series(chart: dict[str, Any]) -> list[str]:
@@ -111,7 +111,7 @@ def series(chart: dict[str, Any]) -> list[str]:
 
 def test_a_finished_training_shows_its_numbers_and_its_child(world: World) -> None:
     job = hardened(world)
-    result, child = world.client.training_result(job), world.client.child(job)
+    result, child = world.client.trainings.result(job), world.client.trainings.child(job)
     assert child is not None
     assert result.best.clean is not None
     page = opened("harden", job=job)
@@ -131,11 +131,11 @@ def test_parent_and_child_are_audited_and_compared_with_one_click_each(world: Wo
     page.number_input(key="harden-audit-samples").set_value(20).run()
     page.button(key="harden-audit").click().run()
     assert not page.exception
-    audits = {audit.model_id: audit.id for audit in world.client.jobs(kind="audit")}
-    child = world.client.child(job)
+    audits = {audit.model_id: audit.id for audit in world.client.jobs.find(kind="audit")}
+    child = world.client.trainings.child(job)
     assert child is not None
     assert set(audits) == {world.model_id, child.id}
-    spec: Any = world.client.request(audits[child.id])
+    spec: Any = world.client.jobs.request(audits[child.id])
     assert (spec.audit.samples, spec.audit.threats) == (20, (training().threat,))
     for audit in audits.values():
         run_here(world.client, audit)
@@ -150,10 +150,10 @@ def test_parent_and_child_are_audited_and_compared_with_one_click_each(world: Wo
 
 
 def test_a_cancelled_or_failed_training_says_so(world: World) -> None:
-    job = world.client.harden("tiny", "random", training())
-    world.client.cancel(job)
-    assert "The training left no model." in texts(opened("harden", job=job))
-    failed = world.client.harden("tiny", "random", training())
+    job = world.client.trainings.queue("tiny", "random", training())
+    world.client.jobs.cancel(job)
+    assert "The training produced no model." in texts(opened("harden", job=job))
+    failed = world.client.trainings.queue("tiny", "random", training())
     claim = world.client.ledger.claim(failed, "test", 60)
     assert claim is not None
     world.client.ledger.fail(claim, "It went <b>wrong</b>.", "Do [this](http://evil.example).")
@@ -163,10 +163,10 @@ def test_a_cancelled_or_failed_training_says_so(world: World) -> None:
 
 def test_a_child_that_was_removed_spoils_nothing(world: World) -> None:
     job = hardened(world, "[gone](http://evil.example)")
-    child = world.client.child(job)
+    child = world.client.trainings.child(job)
     assert child is not None
     assert r"\[gone\]" in " ".join(item.value for item in opened("harden", job=job).markdown)
-    world.client.registry.remove(child)
+    world.client.backend.registry.remove(child)
     page = opened("harden", job=job)
     assert not page.exception
     assert "Its model was removed." in texts(page)

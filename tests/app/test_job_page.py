@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Element
 
 from app.cli import app as commands
 from tests.app.test_cli import Auditor, auditor  # noqa: F401
 from tests.app.test_harden_page import link
 from tests.app.test_pages import finished_audit, opened, texts
-from tests.plugins import plugged
+from tests.narrow import typed
 from tests.worker.rows import new_job
-from tests.worker.world import ODD_JOBS, World, make_world, quick_spec
+from tests.worker.world import World, make_world, quick_spec
 from worker.logs import read_job_log
 from worker.settings import Settings, load_settings
 from worker.supervisor import supervise
@@ -25,30 +27,28 @@ VIEWS = Path(__file__).parents[2] / "app" / "views"
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(settings: Settings, odd_jobs: None, monkeypatch: pytest.MonkeyPatch) -> World:
     st.cache_resource.clear()
     st.cache_data.clear()
-    for name, value in plugged(tmp_path, "worker.jobs", "odd", ODD_JOBS).items():
-        monkeypatch.setenv(name, value)
     return make_world(settings)
 
 
 def run(world: World, job: str) -> str:
     """As a worker does: in a process of its own, with a log."""
     supervise(job, "test", world.client.settings, world.client.ledger, threading.Event())
-    return world.client.job(job).state
+    return world.client.jobs.get(job).state
 
 
 def failing(world: World) -> str:
     """An audit whose weights are damaged."""
-    job = world.client.audit("tiny", "random", quick_spec())
-    world.client.blobs.path(world.client.model("tiny").weights).write_bytes(b"damaged")
+    job = world.client.audits.queue("tiny", "random", quick_spec())
+    world.client.blobs.path(world.client.library.model("tiny").weights).write_bytes(b"damaged")
     assert run(world, job) == "failed"
     return job
 
 
-def shown(page: object) -> str:
-    return "\n".join(item.value for item in page.code)  # type: ignore[attr-defined]
+def shown(page: AppTest) -> str:
+    return "\n".join(item.value for item in page.code)
 
 
 def test_a_failed_job_shows_its_log_with_the_traceback_and_no_password(
@@ -68,7 +68,7 @@ def test_a_failed_job_shows_its_log_with_the_traceback_and_no_password(
     assert "Traceback (most recent call last):\n  File " in log
     assert "RuntimeError: postgresql://user:***@host/db failed" in log
     assert "hunter2" not in log
-    assert [button.label for button in page.get("download_button")] == ["Download the log"]
+    assert [typed(button, Element).label for button in page.get("download_button")] == ["Download the log"]
     assert "native code says ***" in str(read_job_log(load_settings(), job))
 
 
@@ -79,10 +79,10 @@ def test_a_failed_audit_runs_again_with_the_same_request(world: World) -> None:
     assert "refused" in shown(page)
     page.button(key=f"again-{job}").click().run()
     assert not page.exception
-    newest, old = world.client.jobs(kind="audit")
+    newest, old = world.client.jobs.find(kind="audit")
     assert old.id == job
     assert (newest.state, newest.title) == ("queued", old.title)
-    assert world.client.request(newest.id) == world.client.request(old.id)
+    assert world.client.jobs.request(newest.id) == world.client.jobs.request(old.id)
     assert page.query_params["job"] in (newest.id, [newest.id])
     assert "No worker has started it yet" in texts(page)
     assert not any(button.key == f"again-{newest.id}" for button in page.button), "it has not ended"
@@ -91,7 +91,7 @@ def test_a_failed_audit_runs_again_with_the_same_request(world: World) -> None:
 def test_a_log_that_is_elsewhere_is_said_to_be(world: World) -> None:
     job = failing(world)
     (world.client.settings.logs / f"job-{job}.log").unlink()
-    assert f"On that of its worker it is logs/job-{job}.log" in texts(opened("jobs", job=job))
+    assert f"On its worker's machine it is logs/job-{job}.log" in texts(opened("jobs", job=job))
 
 
 def test_the_command_line_lists_shows_and_runs_jobs_again(world: World, auditor: Auditor) -> None:  # noqa: F811
@@ -106,11 +106,11 @@ def test_the_command_line_lists_shows_and_runs_jobs_again(world: World, auditor:
     assert described["request"]["audit"] == quick_spec().model_dump(mode="json")
     assert "refused" in auditor("jobs", "log", job[:8])
     assert "is queued: the same as" in auditor("jobs", "again", job[:8], "--detach")
-    newest = world.client.jobs(kind="audit")[0]
-    assert world.client.request(newest.id) == world.client.request(job)
+    newest = world.client.jobs.find(kind="audit")[0]
+    assert world.client.jobs.request(newest.id) == world.client.jobs.request(job)
     assert f"Job {newest.id[:8]} is queued. Cancel it first" in auditor("jobs", "again", newest.id, expect=1)
     assert "No worker has started it yet" in auditor("jobs", "log", newest.id, expect=1)
-    assert "It will stop" in auditor("jobs", "cancel", newest.id[:8])
+    assert "It is stopping" in auditor("jobs", "cancel", newest.id[:8])
     assert "auditor jobs list" in auditor("jobs", "show", "nobody", expect=1)
     assert {"jobs"} <= {group.name for group in commands.registered_groups}
 
@@ -139,7 +139,6 @@ def test_no_page_prints_its_own_source(world: World) -> None:
 def test_magic_is_off_in_all_that_serves_the_pages(settings: Settings) -> None:
     """With it on, the sentence below would be printed on a page."""
     from streamlit import config
-    from streamlit.testing.v1 import AppTest
 
     from app.server import make_app, streamlit_config
 

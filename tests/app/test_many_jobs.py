@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import streamlit as st
-from sqlalchemy import insert, select, update
+from sqlalchemy import Table, insert, select, update
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Element
 
-from app.choosing import LISTED
 from app.views.jobs import PER_PAGE
+from app.widgets import LISTED
 from tests.app.test_pages import finished_audit, opened, texts
+from tests.narrow import typed
 from tests.worker.world import World, make_world, quick_spec
 from worker.models import JobRow, ResultRow
 from worker.settings import Settings
@@ -26,8 +28,8 @@ def world(settings: Settings) -> World:
 
 def copies(world: World, job_id: str, count: int, **values: object) -> list[str]:
     """As many further jobs like this one, each a second newer than the one before; with its result where it has one."""
-    table, results = JobRow.__table__, ResultRow.__table__
-    with world.client.database.write() as session:
+    table, results = typed(JobRow.__table__, Table), typed(ResultRow.__table__, Table)
+    with world.client.backend.database.write() as session:
         row = dict(session.execute(select(table).where(table.c.id == job_id)).mappings().one())
         result = session.execute(select(results).where(results.c.job_id == job_id)).mappings().first()
         made = [f"{index:08x}" + "c" * 24 for index in range(1, count + 1)]
@@ -64,7 +66,7 @@ def test_an_audit_older_than_the_list_is_opened_by_its_address(
 
 def test_an_address_that_is_followed_on_an_open_page_opens_what_it_names(crowded: tuple[World, str]) -> None:
     world, oldest = crowded
-    newest = world.client.jobs(kind="audit", limit=1)[0].id
+    newest = world.client.jobs.find(kind="audit", limit=1)[0].id
     page = opened("result", audit=newest)
     assert page.selectbox(key="choose-audit").value == newest
     page.query_params["audit"] = oldest
@@ -77,11 +79,11 @@ def test_an_address_that_is_followed_on_an_open_page_opens_what_it_names(crowded
 
 def test_an_address_of_no_finished_audit_says_why_and_lets_choose(world: World) -> None:
     done = finished_audit(world)
-    waiting, vet = world.client.audit("tiny", "random", quick_spec()), world.client.vet("tiny")
+    waiting, vet = world.client.audits.queue("tiny", "random", quick_spec()), world.client.audits.vet("tiny")
     for address, said in (
         ("feed", "There is no finished audit feed. Choose one of these."),
         (waiting, f"There is no finished audit {waiting}: it is queued."),
-        (vet, "that job is of another kind (vet)"),
+        (vet, "that job is of kind vet"),
     ):
         page = opened("result", audit=address)
         assert said in texts(page)
@@ -98,9 +100,9 @@ def titles(page: AppTest) -> list[str]:
 @pytest.fixture
 def busy(world: World) -> tuple[World, list[str]]:
     """Two audits that run, the oldest; two hundred that wait."""
-    first = world.client.audit("tiny", "random", quick_spec())
+    first = world.client.audits.queue("tiny", "random", quick_spec())
     waiting = copies(world, first, 201)
-    with world.client.database.write() as session:
+    with world.client.backend.database.write() as session:
         session.execute(
             update(JobRow).where(JobRow.id.in_([first, waiting[0]])).values(state="running", share=0.5, step="s")
         )
@@ -130,7 +132,7 @@ def test_every_job_is_on_a_page_and_a_named_one_on_each(busy: tuple[World, list[
     seen: list[str] = []
     pages = -(-len(jobs) // PER_PAGE)
     for number in range(1, pages + 1):
-        page.get("pagination")[0].set_value(number).run()
+        typed(page.get("pagination")[0], Element).set_value(number).run()
         here = titles(page)
         assert here[0] == jobs[-1][:8]
         seen += here[1:]
@@ -139,19 +141,19 @@ def test_every_job_is_on_a_page_and_a_named_one_on_each(busy: tuple[World, list[
 
 def test_jobs_are_filtered_by_kind_state_and_words(busy: tuple[World, list[str]]) -> None:
     world, jobs = busy
-    vet = world.client.vet("tiny")
+    vet = world.client.audits.vet("tiny")
     assert titles(opened("jobs", kind="vet")) == [vet[:8]]
     assert len(titles(opened("jobs", state="running"))) == 2
     page = opened("jobs")
     page.text_input(key="jobs-text").set_value(jobs[150][:8]).run()
     assert titles(page) == [jobs[150][:8]]
     page.text_input(key="jobs-text").set_value("%").run()
-    assert "No such jobs." in texts(page)
+    assert "No job matches the filters." in texts(page)
 
 
 def test_the_same_work_is_found_again_however_many_jobs_came_after(crowded: tuple[World, str]) -> None:
     """Not queued anew: an audit of a pair, the playground's image."""
     world, oldest = crowded
-    with world.client.database.write() as session:
+    with world.client.backend.database.write() as session:
         session.execute(update(JobRow).where(JobRow.id != oldest).values(state="failed"))
-    assert world.client._audit_once(world.model_id, "random", quick_spec()) == oldest
+    assert world.client.audits._audit_once(world.model_id, "random", quick_spec()) == oldest

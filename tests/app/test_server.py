@@ -8,7 +8,7 @@ from streamlit.runtime import Runtime
 
 from app.server import HEADERS, check_exposure, make_app, show_error, streamlit_config
 from app.text import JOINER, plain
-from auditor.errors import SpecError
+from auditor.kit.errors import SpecError
 from worker.settings import Settings
 
 

@@ -22,7 +22,7 @@ TOY = '''
     from pydantic import Field
     from torch import Tensor
 
-    from auditor.attack import Attack, Query, Rows
+    from auditor.attacking.attack import Attack, Query, Rows
 
 
     class Brighten(Attack):
@@ -40,23 +40,35 @@ TOY = '''
             return rows.x + self.share * rows.ball.epsilon
 '''
 
-FORM = """
-import json, sys
+LOOK = """
+import io, json, sys
+from contextlib import redirect_stdout
 from streamlit.testing.v1 import AppTest
-from tests.processes import die_with_tests
+from app.cli import main
+
+def said(*arguments):
+    sys.argv = ["auditor", *arguments]
+    with redirect_stdout(io.StringIO()) as output:
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code, ended.code
+    return output.getvalue()
+
 page = AppTest.from_file(sys.argv[1], default_timeout=120)
 page.run()
 page.switch_page("views/new_audit.py")
 page.run()
 page.multiselect(key="audit-attack").set_value(["brighten"]).run()
-print(json.dumps([page.multiselect(key="audit-attack").options, [item.label for item in page.number_input]]))
+form = [page.multiselect(key="audit-attack").options, [item.label for item in page.number_input]]
+print(json.dumps([form, said("audit", "run", "--help"), said("audit", "schema")]))
 """
 
 
 @pytest.fixture
 def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
     make_world(settings)
-    return {**plugged(tmp_path, "auditor.attacks", "brighten", TOY), "COLUMNS": "200"}
+    return {**plugged(tmp_path, "auditor.attacking.attacks", "brighten", TOY), "COLUMNS": "200"}
 
 
 def run(environment: dict[str, str], *arguments: str) -> str:
@@ -74,13 +86,11 @@ def run(environment: dict[str, str], *arguments: str) -> str:
 
 
 def test_one_new_module_is_in_the_help_the_schema_and_the_form_and_runs(environment: dict[str, str]) -> None:
-    text = run(environment, "-m", "app.cli", "audit", "run", "--help")
+    main = str(Path(__file__).parents[2] / "app" / "main.py")
+    (options, labels), text, schema = json.loads(run(environment, "-c", LOOK, main).splitlines()[-1])
     assert "brighten" in text
     assert "Makes the image brighter" in text
-    schema = json.loads(run(environment, "-m", "app.cli", "audit", "schema"))
-    assert schema["$defs"]["Brighten"]["properties"]["share"]["description"] == "Share of the budget."
-    main = str(Path(__file__).parents[2] / "app" / "main.py")
-    options, labels = json.loads(run(environment, "-c", FORM, main).splitlines()[-1])
+    assert json.loads(schema)["$defs"]["Brighten"]["properties"]["share"]["description"] == "Share of the budget."
     assert "Brighten" in options
     assert "Share" in labels
     ran = run(

@@ -16,20 +16,22 @@ from sqlalchemy import select
 
 from app.cli import main
 from app.commands.show import console, duration
-from auditor.architecture import ARCHITECTURES
-from auditor.audit_spec import AuditSpec
-from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.dataset import write_dataset
-from auditor.errors import SpecError
-from auditor.training_spec import TrainingSpec
+from auditor.auditing.spec import AuditSpec
+from auditor.hardening.spec import TrainingSpec
+from auditor.kit.errors import SpecError
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import NORMALIZATIONS, Classifier
+from auditor.models.dataset import write_dataset
 from tests.app.test_pages import opened, texts
+from tests.narrow import known, typed
 from tests.nets import labelled
 from tests.plugins import plugged
 from tests.processes import die_with_tests
 from tests.worker.world import World, make_world, quick_spec, run_here
+from worker.jobs.audit import AuditJob
 from worker.models import ResultRow
 from worker.settings import Settings
-from worker.views import START_SECONDS, Estimate
+from worker.views import START_SECONDS, CostEstimate
 
 LAYERS = """nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 16), nn.Sigmoid(),
             nn.Linear(16, 5)"""
@@ -41,7 +43,7 @@ NOISE = '''
 
     from torch import Tensor
 
-    from auditor.attack import Attack, Query, Rows
+    from auditor.attacking.attack import Attack, Query, Rows
 
 
     class Strong(Attack):
@@ -70,9 +72,9 @@ def saturated_audit(settings: Settings) -> tuple[World, str]:
     with torch.no_grad():
         linear = next(layer for layer in network.modules() if isinstance(layer, torch.nn.Linear))
         linear.weight *= 1e5
-        linear.bias *= 1e5
+        known(linear.bias).mul_(1e5)
     classifier = Classifier(network, input_shape=(3, 6, 6), num_classes=5, normalization=NORMALIZATIONS["half"])
-    client.registry.add_model(
+    client.backend.registry.add_model(
         "saturated",
         architecture=architecture.model_dump(mode="json"),
         normalization=NORMALIZATIONS["half"].model_dump(mode="json"),
@@ -88,8 +90,8 @@ def saturated_audit(settings: Settings) -> tuple[World, str]:
         "samples": 60, "shape": [3, 6, 6], "num_classes": 5, "class_names": None, "class_counts": [12] * 5,
         "notes": [], "warnings": [],
     }  # fmt: skip
-    client.registry.add_dataset("its own", content=content, manifest=manifest)
-    job = run_here(client, client.audit("saturated", "its own", quick_spec()))
+    client.backend.registry.add_dataset("its own", content=content, manifest=manifest)
+    job = run_here(client, client.audits.queue("saturated", "its own", quick_spec()))
     return world, job
 
 
@@ -108,7 +110,7 @@ def test_a_saturated_sigmoid_withholds_the_headline_in_every_form(
     st.cache_resource.clear()
     st.cache_data.clear()
     world, job = saturated_audit(settings)
-    result = world.client.audit_result(job)
+    result = world.client.audits.result(job)
     severe = {check.kind for check in result.checks if check.status == "severe"}
     assert {"blind_gradients", "unavailable_gradients", "random_noise_weaker"} <= severe
     assert "no better than chance" not in {flag.name for flag in result.flags}
@@ -144,14 +146,14 @@ def test_a_list_says_of_how_many_and_against_what(
     world = make_world(settings)
     goal = {"kind": "targeted", "rule": "class", "target_class": 2}
     spec = AuditSpec.load(quick_spec().model_dump(mode="json") | {"goal": goal})
-    job = run_here(world.client, world.client.audit("tiny", "random", spec))
-    result = world.client.audit_result(job)
+    job = run_here(world.client, world.client.audits.queue("tiny", "random", spec))
+    result = world.client.audits.result(job)
     rate = result.robust_accuracy(result.spec.threats[0])
     said = f"at most {rate} robust, n = {rate.n}, within L∞ ε = 0.05, targeted (kind 2)"
     assert said in " ".join(printed(capsys, monkeypatch, "audit", "list").split())
     assert said in texts(opened("start"))
-    with world.client.registry.database.write() as session:  # as summaries were stored before
-        row = session.scalar(select(ResultRow).where(ResultRow.job_id == job))
+    with world.client.backend.registry.database.write() as session:  # as summaries were stored before
+        row = known(session.scalar(select(ResultRow).where(ResultRow.job_id == job)))
         row.summary = {key: value for key, value in row.summary.items() if key != "goal"}
     assert said.replace("kind 2", "class 2") in texts(opened("start"))
 
@@ -170,11 +172,13 @@ def test_an_epsilon_in_levels_is_refused_by_command_and_form(
     page = opened("new_audit", model=world.model_id, dataset=world.dataset_id)
     page.text_input(key="audit-epsilon").set_value("8").run()
     assert "Did you mean 8/255?" in texts(page)
-    assert not world.client.jobs()
+    assert not world.client.jobs.find()
     for refused in (
-        lambda: world.client.audit("tiny", "random", AuditSpec.load({"threats": [{"epsilon": 8}]})),
-        lambda: world.client.harden("tiny", "random", TrainingSpec.load({"hardening": {"kind": "pat", "epsilon": 8}})),
-        lambda: world.client.training_estimate("tiny", "random", TrainingSpec.load({"validation_epsilon": 8})),
+        lambda: world.client.audits.queue("tiny", "random", AuditSpec.load({"threats": [{"epsilon": 8}]})),
+        lambda: world.client.trainings.queue(
+            "tiny", "random", TrainingSpec.load({"hardening": {"kind": "pat", "epsilon": 8}})
+        ),
+        lambda: world.client.trainings.estimate("tiny", "random", TrainingSpec.load({"validation_epsilon": 8})),
     ):
         with pytest.raises(SpecError, match="expected at most 1 in L∞"):
             refused()
@@ -182,13 +186,26 @@ def test_an_epsilon_in_levels_is_refused_by_command_and_form(
 
 def test_a_short_job_is_not_said_to_take_no_time() -> None:
     assert [duration(value) for value in (None, 0.0, 0.3, 1.4, 59.4)] == ["–", "0 s", "less than 1 s", "1 s", "59 s"]
-    assert Estimate.at(1e-6, 100, 3000.0).seconds == pytest.approx(START_SECONDS + 0.003)
-    assert Estimate.at(None, 100, 3000.0).seconds is None
+    assert CostEstimate.at(1e-6, 100, 3000.0).seconds == pytest.approx(START_SECONDS + 0.003)
+    assert CostEstimate.at(None, 100, 3000.0).seconds is None
+
+
+def test_the_estimate_of_an_audit_counts_what_its_checks_ask(settings: Settings) -> None:
+    """By hand: 32 images are asked about 5 times; 20 images get 5 times 10 steps of 3 passes, and one pass more."""
+    world = make_world(settings)
+
+    def passes(*kinds: str) -> float:
+        checks = [{"kind": kind} for kind in kinds]
+        spec = AuditSpec.load({"attacks": [{"kind": "pgd"}], "analyses": [], "curve": [], "checks": checks})
+        return world.client.audits.estimate("tiny", "random", spec).passes
+
+    assert passes("determinism") - passes() == 32 * 5
+    assert passes("more_steps") - passes() == 20 * (3 * 5 * 10 + 1)
 
 
 def test_a_fake_attack_of_a_new_file_is_caught(settings: Settings, tmp_path: Path) -> None:
     make_world(settings)
-    environment = plugged(tmp_path, "auditor.attacks", "strong", NOISE)
+    environment = plugged(tmp_path, "auditor.attacking.attacks", "strong", NOISE)
     command = [
         sys.executable,
         "-m",
@@ -212,7 +229,7 @@ def test_a_fake_attack_of_a_new_file_is_caught(settings: Settings, tmp_path: Pat
 
 
 def test_the_form_offers_every_check_and_the_choice_is_kept(settings: Settings) -> None:
-    from auditor.check import CHECKS
+    from auditor.auditing.check import CHECKS
 
     st.cache_resource.clear()
     world = make_world(settings)
@@ -224,7 +241,7 @@ def test_the_form_offers_every_check_and_the_choice_is_kept(settings: Settings) 
     page.number_input(key="audit-check-more_steps-factor").set_value(3)
     page.number_input(key="audit-check_samples").set_value(30).run()
     page.button(key="audit-queue").click().run()
-    (job,) = world.client.jobs(kind="audit")
-    spec: AuditSpec = world.client.request(job.id).audit  # type: ignore[attr-defined]
+    (job,) = world.client.jobs.find(kind="audit")
+    spec = typed(world.client.jobs.request(job.id), AuditJob).audit
     assert [check.describe() for check in spec.checks] == ["determinism:images=32", "more_steps:factor=3"]
     assert spec.check_samples == 30

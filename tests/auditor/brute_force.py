@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tests.narrow import known
+
 COPIES = 100
 
 
@@ -22,7 +24,7 @@ def jacobian_norms(
 ) -> Tensor:
     """C (Cin, Cout) between the outputs of two modules for one image (1, C, H, W): sum over s and z of |dz/ds|.
 
-    Every other convolution or linear layer is a constant; ``layer``: but this one, where the target is a normalisation.
+    Every other convolution or linear layer is a constant; ``layer``: but this one, where the target is a normalization.
     ``before``: up to the input of the target. ``only``: these j; the rest of C is 0. The image goes through in copies, one for
     each output element z, so that one reverse pass gives dz/ds of them all.
     """
@@ -92,14 +94,15 @@ def route(network: nn.Module, x: Tensor, label: int, layers: Sequence[nn.Module]
 
 
 def randomized(network: nn.Module, seed: int = 0) -> nn.Module:
-    """The network in eval mode and float64 with random statistics; half of the normalisation's factors are negative."""
+    """The network in eval mode and float64 with random statistics; half of the normalization's factors are negative."""
     generator = torch.Generator().manual_seed(seed)
     network = network.eval().double()
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            size = module.running_mean.shape
-            module.running_mean.copy_(torch.randn(size, generator=generator) * 0.1)
-            module.running_var.copy_(torch.rand(size, generator=generator) * 0.05 + 0.01)
+            mean, variance = known(module.running_mean), known(module.running_var)
+            size = mean.shape
+            mean.copy_(torch.randn(size, generator=generator) * 0.1)
+            variance.copy_(torch.rand(size, generator=generator) * 0.05 + 0.01)
             module.weight.data.copy_(torch.rand(size, generator=generator) + 0.5)
             module.weight.data[::2] *= -1
             module.bias.data.copy_(torch.randn(size, generator=generator) * 0.3)

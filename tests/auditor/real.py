@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import foolbox
 import numpy as np
@@ -12,20 +12,20 @@ import torch
 import torchattacks
 from torch import Tensor
 
-from auditor.architecture import ARCHITECTURES
-from auditor.attack import ATTACKS
-from auditor.classifier import NORMALIZATIONS, Classifier
-from auditor.criterion import Misclassification
-from auditor.dataset import ImageDataset
-from auditor.evaluation import run_attack
-from auditor.intake.weights import load_weights, take_model
-from auditor.threat import ThreatModel
+from auditor.attacking.attack import ATTACKS
+from auditor.attacking.criterion import Misclassification
+from auditor.attacking.evaluation import run_attack
+from auditor.attacking.threat import ThreatModel
+from auditor.data.intake.weights import load_weights, take_model
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import NORMALIZATIONS, Classifier
+from auditor.models.dataset import ImageDataset
 
 SAMPLES = 500
 FEWER = 200
 CNN_A = """nn.Sequential(nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
                          nn.Linear(2048, 100), nn.ReLU(), nn.Linear(100, 10))"""
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "resnet20": ("resnet20-12fca82f.th", "resnet-cifar", {"depth": 20}, "imagenet"),
     "cnn-a": ("cnn-a-adversarially-trained.pt", "sequential", {"layers": CNN_A}, "cifar10-loose"),
 }

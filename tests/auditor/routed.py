@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from auditor.analysis import Subject
-from auditor.classifier import Classifier
-from auditor.dataset import ImageDataset
-from tests.auditor.analyses.given import Given, subject_of
+from auditor.models.classifier import Classifier
+from auditor.models.dataset import ImageDataset
+from auditor.neural.analysis import Subject
+from tests.auditor.neural.analyses.given import Given, subject_of
+from tests.narrow import sequence
 from tests.nets import SHAPE, random_images
 
 CONVOLUTIONS = ("0", "3", "7")
@@ -29,9 +33,10 @@ def chain(seed: int = 0) -> nn.Sequential:
         for _ in range(3):
             network.train()(torch.randn(32, *SHAPE) + 0.5)
         network.eval()
-        network[10].bias.sub_(network(torch.rand(256, *SHAPE)).mean(0))  # so that every class is predicted
-        network[10].weight.mul_(SCALE)
-        network[10].bias.mul_(SCALE)
+        head = sequence(network)[10]
+        head.bias.sub_(network(torch.rand(256, *SHAPE)).mean(0))  # so that every class is predicted
+        head.weight.mul_(SCALE)
+        head.bias.mul_(SCALE)
     return network.double().requires_grad_(False)
 
 
@@ -56,15 +61,15 @@ def subject(classifier: Classifier, n: int = 24, batch_size: int = 24, wrong: in
     return subject_of(classifier, Given(x, x_adv, batch_size, fooled, labels), data)
 
 
-def one_by_one(network: nn.Sequential, x: Tensor, edits: dict[str, object]) -> Tensor:
+def one_by_one(network: nn.Sequential, x: Tensor, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> Tensor:
     """A plain forward pass through a chain, with a function applied to the output of some of its modules."""
     for name, module in network.named_children():
         x = module(x.clone())
-        x = edits[name](x) if name in edits else x  # type: ignore[operator]
+        x = edits[name](x) if name in edits else x
     return x
 
 
-def same(found: object, expected: object) -> None:
+def same(found: Any, expected: Any) -> None:
     """Two results as plain data, equal but for rounding of their floats."""
     if isinstance(expected, dict):
         assert isinstance(found, dict)
@@ -77,6 +82,6 @@ def same(found: object, expected: object) -> None:
         for one, other in zip(found, expected, strict=True):
             same(one, other)
     elif isinstance(expected, float):
-        assert np.isclose(found, expected, rtol=1e-9, atol=1e-12)  # type: ignore[arg-type]
+        assert np.isclose(found, expected, rtol=1e-9, atol=1e-12)
     else:
         assert found == expected

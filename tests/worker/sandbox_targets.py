@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from auditor.errors import AuditorError, IntakeError, MismatchError
+from auditor.kit.errors import AuditorError, IntakeError, MismatchError
 
 
 class UnknownError(AuditorError):
-    """Not one of auditor.errors."""
+    """Not one of auditor.kit.errors."""
 
 
 def echo(**arguments: Any) -> Any:
@@ -60,6 +60,8 @@ def fail(kind: str) -> None:
             raise MismatchError("Expected ten classes, got two.", "Choose another data set.")
         case "unknown":
             raise UnknownError("A message.", "A hint.")
+        case "choices":
+            raise IntakeError("Two sets.", "Choose one.", choices=("student", "teacher"))
         case "long":
             raise IntakeError("x" * 1_000_000)
         case "value":
@@ -162,12 +164,16 @@ def outcomes(secret: str, outside: str, inside: str, parent: int, port: int, abs
             file.truncate(2 << 30)
 
     def many_files() -> None:
-        files = []
+        files: list[int] = []
         try:
             files.extend(os.open(inside, os.O_RDONLY) for _ in range(500))
         finally:
             for file in files:
                 os.close(file)
+
+    def socket_pair() -> None:
+        for end in socket.socketpair():
+            end.close()
 
     def raise_limit() -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -199,7 +205,7 @@ def outcomes(secret: str, outside: str, inside: str, parent: int, port: int, abs
         "write null": lambda: Path("/dev/null").write_bytes(b"x"),
         "read random": lambda: os.urandom(8),
         "socket": lambda: socket.socket().close(),
-        "socket pair": lambda: [end.close() for end in socket.socketpair()],
+        "socket pair": socket_pair,
         "connect": lambda: connect(socket.AF_INET, ("127.0.0.1", port)),
         "connect abstract": lambda: connect(socket.AF_UNIX, f"\0{abstract}"),
         "run": lambda: subprocess.run(["/bin/true"], check=True),
@@ -279,6 +285,19 @@ def take_too_much() -> None:
 
 def built_architectures(kinds: list[str]) -> dict[str, int]:
     """Weights of these architectures, built where uploads are read."""
-    from auditor.architecture import ARCHITECTURES
+    from auditor.models.architecture import ARCHITECTURES
 
     return {kind: sum(value.numel() for value in ARCHITECTURES.build(kind, {}).build().parameters()) for kind in kinds}
+
+
+def report_and_go_on(count: int, nested: int) -> dict[str, Any]:
+    """Tells of its progress between forged lines, and makes folders in folders where it may write."""
+    from worker import sandbox
+
+    for number in range(count):
+        sandbox.tell((number + 1) / count, f"step {number}")
+        os.write(sandbox._line, b'{"progress": [2, "too far"]}\n{"progress": ["x", 1]}\n{"progress": [NaN, "none"]}\n')
+    for _ in range(nested):
+        Path("in").mkdir()
+        os.chdir("in")
+    return {"walls": sorted(sandbox.walls_here()), "threads": os.environ["OMP_NUM_THREADS"]}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from auditor.errors import NotFoundError, ServiceError
+from auditor.kit.errors import NotFoundError, ServiceError
 from tests.worker.world import make_world, quick_spec, run_here
 from worker.blobs import KEEP_SECONDS, BlobStore
 from worker.settings import Settings
@@ -54,14 +54,14 @@ def test_the_sweep_takes_only_what_is_old_and_unnamed(tmp_path: Path) -> None:
 def test_the_files_of_a_result_are_kept_with_it_and_not_swept(settings: Settings) -> None:
     world = make_world(settings)
     client = world.client
-    job_id = run_here(client, client.audit("tiny", "random", quick_spec()))
+    job_id = run_here(client, client.audits.queue("tiny", "random", quick_spec()))
     files = client.ledger.result_files(job_id)
     assert files
     for path in settings.blobs.glob("??/*"):
         aged(path)
-    assert client.blobs.sweep(client.registry.referenced_blobs()) == []
+    assert client.blobs.sweep(client.backend.registry.referenced_blobs()) == []
     assert not list((settings.blobs / "staging").iterdir()), "nothing half-written stays"
-    result = client.audit_result(job_id)
+    result = client.audits.result(job_id)
     for index, record in enumerate(result.records):
         if record.role == "headline":
-            assert client.examples(job_id, index).positions.tolist() == record.positions
+            assert client.audits.examples(job_id, index).positions.tolist() == record.positions

@@ -24,10 +24,17 @@ from celery import Celery, chain
 from kombu import Connection, Exchange, Queue
 from kombu.exceptions import ChannelError
 
-from auditor.errors import ServiceError
+from auditor.kit.errors import ServiceError
 from tests.worker.broker_programs import END, QUEUE, connection, envelope, make_app
 from worker import broker as module
-from worker.broker import ABANDONED_SECONDS, MAX_MESSAGE_BYTES, QUARANTINED, UNREAD_SECONDS, broker_settings, sweep
+from worker.broker import (
+    ABANDONED_SECONDS,
+    MAX_MESSAGE_BYTES,
+    QUARANTINED,
+    UNREAD_SECONDS,
+    broker_settings,
+    remove_leftovers,
+)
 
 PROGRAM = [sys.executable, "-m", "tests.worker.broker_programs"]
 ROOT = Path(__file__).parents[2]
@@ -83,9 +90,12 @@ def test_two_writers_and_two_readers_deliver_each_message_once_and_whole(folder:
         lines = [line for reader in readers for line in reader.communicate(timeout=30)[0].split()]
         assert [reader.returncode for reader in readers] == [0, 0]
     finally:
-        for process in (*readers, *writers):
-            process.kill()
-            process.wait()
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+        for writer in writers:
+            writer.kill()
+            writer.wait()
     expected = {f"{name}-{number}": 1 for name in "ab" for number in range(count)}
     assert Counter(lines) == Counter({**expected, END: 2})
     assert quarantined(folder) == []
@@ -235,14 +245,14 @@ def test_what_is_no_file_is_put_aside(channel: Any, folder: Path, make: Callable
 def test_a_message_that_is_being_written_is_never_read(
     channel: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    seen: list[Path] = []
 
     def sync(descriptor: int) -> None:  # called when all is written and nothing is renamed
         seen.extend((folder / "messages").iterdir())
         with pytest.raises(Empty):
             channel._get(QUEUE)
 
-    monkeypatch.setattr(module.os, "fsync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     publish(channel, 1)
     assert [path.name.startswith(".") for path in seen] == [True]
     assert stat.S_IMODE(messages(folder)[0].stat().st_mode) == 0o600
@@ -259,7 +269,7 @@ def test_a_writer_that_dies_leaves_nothing_to_read(folder: Path, channel: Any) -
     assert [path.name[0] for path in (folder / "messages").iterdir()] == ["."]
     assert received(channel) == []
     _grow_old(folder, ABANDONED_SECONDS + 1)
-    sweep(folder / "messages", folder / "control", folder / "quarantine")
+    remove_leftovers(folder / "messages", folder / "control", folder / "quarantine")
     assert list((folder / "messages").iterdir()) == []
 
 
@@ -269,7 +279,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ChannelError, match="No space left on device"):
         publish(channel, 1)
     assert list((folder / "messages").iterdir()) == []
@@ -299,8 +309,11 @@ def test_nothing_is_open_to_other_users(folder: Path, channel: Any) -> None:
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ServiceError, match=r"embedded broker, .*file/broker, cannot be used: Not a directory\. Give"):
+    with pytest.raises(ServiceError, match=r"embedded broker, .*file/broker, cannot be used: Not a directory\. A file"):
         broker_settings(tmp_path / "file" / "broker")
+    with pytest.raises(ServiceError, match=r"File exists\. A file is in the way: name another data folder"):
+        broker_settings(tmp_path / "file")
+    assert broker_settings(tmp_path / "another")["broker_url"]
 
 
 def test_a_folder_that_vanished_is_an_error_that_celery_retries_and_comes_back(folder: Path) -> None:

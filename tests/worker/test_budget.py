@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from auditor.errors import OutageError
+from auditor.kit.errors import OutageError
 from tests.worker.test_supervisor import wait_until
 from worker.budget import intake_budget, machine_memory, reading_memory, reading_share
 from worker.client import Client
@@ -95,7 +95,8 @@ def test_an_upload_waits_for_another_and_the_user_is_told(
     two_places: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDITOR_INTAKE_BUDGET", str(1 << 30))
-    client, said = Client(load_settings()), []
+    client = Client(load_settings())
+    said: list[str] = []
     client.prepare()
     buffer = BytesIO()
     np.savez(buffer, images=np.zeros((4, 6, 6, 3), np.uint8), labels=np.array([0, 1, 0, 1]))
@@ -104,7 +105,7 @@ def test_an_upload_waits_for_another_and_the_user_is_told(
     added: list[str] = []
 
     def add() -> None:
-        row = client.add_dataset(BytesIO(buffer.getvalue()), "data.npz", name="zeros", on_wait=said.append)
+        row = client.library.add_dataset(BytesIO(buffer.getvalue()), "data.npz", name="zeros", on_wait=said.append)
         added.append(row.name)
 
     thread = threading.Thread(target=add)

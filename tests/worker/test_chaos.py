@@ -125,7 +125,7 @@ class Storm:
 
     def kill(self) -> bool:
         """SIGKILL of a runner, or of a worker that runs a job; of a job that has an attempt left, as an operator would want."""
-        with self.world.client.database.read() as session:
+        with self.world.client.backend.database.read() as session:
             running = session.execute(
                 select(JobRow.id, JobRow.owner).where(JobRow.state == "running", JobRow.fruitless < JobRow.max_attempts)
             ).all()
@@ -165,7 +165,7 @@ class Storm:
 def _runner(job: str) -> int:
     for pid in runners():
         try:
-            if job.encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if Path(f"/proc/{pid}/comm").read_text().strip() == f"job {job[:8]}":
                 return pid
         except OSError:
             continue
@@ -185,7 +185,7 @@ def world(
     monkeypatch.setenv("AUDITOR_DISK_RESERVE", str(1 << 20))
     world = make_world(load_settings())
     yield world, url
-    world.client.database.engine.dispose()
+    world.client.backend.database.engine.dispose()
 
 
 def chaos(
@@ -195,10 +195,10 @@ def chaos(
     seed = int(os.environ.get("AUDITOR_CHAOS_SEED", "0")) or random.SystemRandom().randrange(1, 10**6)
     client, storm = world.client, Storm(world, disk, url, seed)
     print(f"seed {seed} (AUDITOR_CHAOS_SEED)")
-    with client.database.write() as session:
+    with client.backend.database.write() as session:
         for statement in ENDS["postgresql" if url else "sqlite"]:
             session.execute(text(statement))
-    weights = client.blobs.path(client.model("tiny").weights).read_bytes()
+    weights = client.blobs.path(client.library.model("tiny").weights).read_bytes()
     numbers = {}
     for number in range(jobs):
         spec = {"kind": "chain", "model_id": world.model_id, "number": number, "step_seconds": step}
@@ -208,7 +208,7 @@ def chaos(
             max_attempts=settings.max_attempts, time_limit=settings.job_seconds,
         )  # fmt: skip
         numbers[job] = number
-        client._publish(job, "cpu")
+        client.backend.publish(job, "cpu")
     began, fleet, killed = time.monotonic(), Fleet(log), 0
     next_kill = next_cut = time.monotonic() + 6.0
     next_fill = time.monotonic() + 10.0
@@ -234,7 +234,7 @@ def chaos(
         if storm.admin is not None:
             storm.admin.dispose()
     assert killed == kills, f"only {killed} kills found something to kill, seed {seed}"
-    with client.database.read() as session:
+    with client.backend.database.read() as session:
         ends = Counter(tuple(row) for row in session.execute(text("select job_id, state from ends")))
         results = {row.job_id: row for row in session.scalars(select(ResultRow))}
         attempts = session.scalar(select(func.sum(JobRow.fence)))
@@ -259,13 +259,13 @@ def chaos(
 
 
 def _ended(world: World, jobs: int) -> bool:
-    counts = world.client.count_jobs(kind="chain")
+    counts = world.client.jobs.counts(kind="chain")
     return sum(counts.get(state, 0) for state in ("succeeded", "failed", "cancelled")) == jobs
 
 
 def _patient(call: Callable[[], bool]) -> bool:
     """Our own connections are cut, too, and our disk is full."""
-    from auditor.errors import OutageError
+    from auditor.kit.errors import OutageError
 
     try:
         return call()
@@ -273,6 +273,7 @@ def _patient(call: Callable[[], bool]) -> bool:
         return False
 
 
+@pytest.mark.thorough
 @pytest.mark.service
 @pytest.mark.parametrize("world", ["postgres"], indirect=True)
 def test_a_short_storm(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -16,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text, update
 
-from auditor.errors import ServiceError
+from auditor.kit.errors import ServiceError
 from tests.worker.rows import new_job
 from worker.db import Database, _alembic, connect, shown_url, upgrade
 from worker.ledger import Ledger
@@ -34,7 +35,7 @@ def test_every_revision_goes_down_and_up_again_with_data_in_it(both: Settings, d
     job = new_job(Ledger(database))
     with database.write() as session:
         for name in ("parent", "child"):
-            values = {"architecture": {}, "normalization": {}, "weights": "a" * 64, "manifest": {}}
+            values: dict[str, Any] = {"architecture": {}, "normalization": {}, "weights": "a" * 64, "manifest": {}}
             session.add(ModelRow(id=name, name=name, created=0.0, class_names=None, **values))
         session.flush()
         session.add(OriginRow(model_id="child", parent_id="parent", job_id=job))

@@ -7,7 +7,6 @@ import random
 import signal
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,20 @@ from safetensors.torch import load_file, save
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from auditor.architecture import ARCHITECTURES
-from auditor.classifier import NORMALIZATIONS
-from auditor.errors import MismatchError, NotFoundError, SpecError
-from auditor.hardening import HARDENINGS
-from auditor.metrics import Rate
-from auditor.training_spec import TrainingSpec
-from tests.auditor.hardenings.given import method
+from auditor.hardening.hardening import HARDENINGS
+from auditor.hardening.spec import TrainingSpec
+from auditor.kit.errors import MismatchError, NotFoundError, SpecError
+from auditor.kit.statistics.estimate import Rate
+from auditor.models.architecture import ARCHITECTURES
+from auditor.models.classifier import NORMALIZATIONS
+from tests.auditor.hardening.hardenings.given import method
 from tests.worker.test_queue import finished, results, worker
-from tests.worker.test_supervisor import run, runners, wait_until
+from tests.worker.test_supervisor import in_home, run, runners, servers, wait_until
 from tests.worker.world import World, make_world, quick_spec, run_here
 from worker import ledger as ledger_module
 from worker import lineage
 from worker.keeper import Keeper
-from worker.lineage import Child, add_child
+from worker.lineage import ChildModel, add_child
 from worker.loading import load_classifier, load_dataset
 from worker.models import ModelRow
 from worker.settings import Settings, load_settings
@@ -50,7 +49,7 @@ def training(**more: Any) -> TrainingSpec:
 
 
 def harden(world: World, name: str = "", **more: Any) -> str:
-    return world.client.harden("tiny", "random", training(**more), name)
+    return world.client.trainings.queue("tiny", "random", training(**more), name)
 
 
 def workspaces(world: World) -> list[Path]:
@@ -59,7 +58,7 @@ def workspaces(world: World) -> list[Path]:
 
 
 def models(world: World) -> int:
-    with world.client.database.read() as session:
+    with world.client.backend.database.read() as session:
         return session.scalar(select(func.count()).select_from(ModelRow)) or 0
 
 
@@ -75,52 +74,49 @@ def in_background(world: World, job: str) -> threading.Thread:
 
 def test_a_hardening_makes_a_child_that_does_what_its_training_measured(world: World) -> None:
     job = run_here(world.client, harden(world))
-    result, child = world.client.training_result(job), world.client.child(job)
+    result, child = world.client.trainings.result(job), world.client.trainings.child(job)
     assert child is not None
-    parent = world.client.model("tiny")
+    parent = world.client.library.model("tiny")
     assert child.name == "tiny, PGD adversarial training (PAT)"
     assert (child.architecture, child.normalization) == (parent.architecture, parent.normalization)
     assert weights(world, child) != weights(world, parent)
-    assert result.data_sha256 == world.client.dataset("random").content
+    assert result.data_sha256 == world.client.library.dataset("random").content
     assert child.manifest["parameters"] == 589  # conv 3*8*9 + 8, linear 72*5 + 5
     assert child.manifest["notes"][0].startswith("Trained here from tiny on random with PGD adversarial training (PAT)")
     # The child itself, loaded as an audit loads it, has the validation accuracies that the result names.
-    data = load_dataset(world.client.dataset("random"), world.client.blobs)
+    data = load_dataset(world.client.library.dataset("random"), world.client.blobs)
     held_back = sorted(data.order(result.spec.seed)[:15].tolist())  # a quarter of 60
     seen = [prediction == label for prediction, label in zip(
         load_classifier(child, world.client.blobs).logits(data.images(held_back)).argmax(1).tolist(),
         data.labels[held_back].tolist(), strict=True,
     )]  # fmt: skip
     assert result.best.clean == Rate.count(sum(seen), 15)
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.summary["method"][:4], view.summary["stopped"]) == ("succeeded", "pat:", "finished")
-    assert [point.step for _, point in world.client.points(job)][-1] == result.steps == 6  # 45 images, batches of 16
+    assert (
+        [point.step for _, point in world.client.trainings.points(job)][-1] == result.steps == 6
+    )  # 45 images, batches of 16
 
 
 def test_several_processes_train_in_a_job_and_none_is_left(world: World) -> None:
     job = harden(world, processes=2)
     assert run(world, job) == "done"
-    result = world.client.training_result(job)
-    assert (result.processes, result.stopped, result.steps) == (2, "finished", result.points[-1].step)
-    assert world.client.child(job) is not None
+    result = world.client.trainings.result(job)
+    assert (result.provenance.processes, result.stopped, result.steps) == (2, "finished", result.points[-1].step)
+    assert world.client.trainings.child(job) is not None
     wait_until(lambda: not of_this_home(), 60)  # the server that they are forked from goes after its caller
     assert workspaces(world) == []
 
 
 def of_this_home() -> list[int]:
-    """Processes of this test's home but this one: a runner, and what it started."""
-    found, home = [], f"AUDITOR_HOME={os.environ['AUDITOR_HOME']}\0".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if home in (folder / "environ").read_bytes():
-                found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
+    """Processes in this test's home: a runner, and what it started; not the server that it was forked from."""
+    return [pid for pid in in_home(lambda *_: True) if pid not in servers()]
 
 
 def test_a_second_child_of_the_same_name_gets_another(world: World) -> None:
     names = []
     for name in ("tougher", "tougher", "tiny"):
-        child = world.client.child(run_here(world.client, harden(world, name, epochs=1)))
+        child = world.client.trainings.child(run_here(world.client, harden(world, name, epochs=1)))
         assert child is not None
         names.append(child.name)
     assert names == ["tougher", "tougher (2)", "tiny (2)"]
@@ -135,7 +131,7 @@ def test_the_child_of_every_method_is_a_model_that_can_be_audited(world: World, 
     client = world.client
     architecture = ARCHITECTURES.build("sequential", {"num_classes": 5, "height": 6, "width": 6, "layers": LAYERS})
     torch.manual_seed(0)
-    client.registry.add_model(
+    client.backend.registry.add_model(
         "deep",
         architecture=architecture.model_dump(mode="json"),
         normalization=NORMALIZATIONS["half"].model_dump(mode="json"),
@@ -143,21 +139,21 @@ def test_the_child_of_every_method_is_a_model_that_can_be_audited(world: World, 
         weights=client.blobs.put(save(architecture.build().state_dict())),
         manifest={"parameters": 1, "notes": []},
     )
-    job = run_here(client, client.harden("deep", "random", training(epochs=1, hardening=method(kind))))
-    child = client.child(job)
+    job = run_here(client, client.trainings.queue("deep", "random", training(epochs=1, hardening=method(kind))))
+    child = client.trainings.child(job)
     assert child is not None
-    assert client.fitting(child.id)
-    result = client.audit_result(run_here(client, client.audit(child.id, "random", quick_spec())))
+    assert client.library.fitting(child.id)
+    result = client.audits.result(run_here(client, client.audits.queue(child.id, "random", quick_spec())))
     assert result.provenance.model.sha256 == child.weights
     assert result.provenance.model.parameters == child.manifest["parameters"]
-    assert [one.model.id for one in client.lineage("deep")][1:] == [child.id]
+    assert [one.model.id for one in client.library.lineage("deep")][1:] == [child.id]
 
 
 @pytest.mark.parametrize("name", ["a\x00b", "x" * 201, "a\u202eb"])
 def test_a_name_that_cannot_be_shown_is_refused_at_once(world: World, name: str) -> None:
     with pytest.raises(SpecError, match="A name needs 1 to 200 printable characters"):
         harden(world, name)
-    assert world.client.jobs() == []
+    assert world.client.jobs.find() == []
 
 
 def test_two_jobs_that_choose_the_same_name_in_the_same_moment_both_get_one(
@@ -173,7 +169,7 @@ def test_two_jobs_that_choose_the_same_name_in_the_same_moment_both_get_one(
 
     monkeypatch.setattr(lineage, "free_name", too_early)
     job = harden(world, "tiny", epochs=1)
-    child = world.client.child(run_here(world.client, job))
+    child = world.client.trainings.child(run_here(world.client, job))
     assert child is not None
     assert (child.name, len(choices), results(world)) == ("tiny (2)", 2, 1)
 
@@ -187,7 +183,7 @@ def test_the_child_and_the_end_of_its_job_are_one(world: World, monkeypatch: pyt
     job = harden(world, epochs=1)
     with pytest.raises(RuntimeError, match="power"):
         run_here(world.client, job)
-    assert (world.client.job(job).state, models(world), results(world)) == ("running", 1, 0)
+    assert (world.client.jobs.get(job).state, models(world), results(world)) == ("running", 1, 0)
 
 
 def test_a_zombies_child_is_not_born(world: World) -> None:
@@ -196,23 +192,23 @@ def test_a_zombies_child_is_not_born(world: World) -> None:
     assert zombie is not None
     ledger.crashed(zombie, "lost")
     run_here(world.client, job)
-    parent = world.client.model("tiny")
-    child = Child(parent.id, "twin", parent.architecture, parent.normalization, None, parent.weights, {})
+    parent = world.client.library.model("tiny")
+    child = ChildModel(parent.id, "twin", parent.architecture, parent.normalization, None, parent.weights, {})
     assert not ledger.succeed(zombie, "a" * 64, {}, child=child)
     assert models(world) == 2
 
 
 def test_a_parent_stays_while_it_has_children_and_a_child_may_go(world: World) -> None:
     job = run_here(world.client, harden(world, epochs=1))
-    child = world.client.child(job)
+    child = world.client.trainings.child(job)
     assert child is not None
     with pytest.raises(MismatchError, match=rf"tiny is the parent of {child.name.split(',')[0]}.*Remove the models"):
-        world.client.registry.remove(world.client.model("tiny"))
-    world.client.registry.remove(child)
-    assert world.client.child(job) is None
-    assert world.client.training_result(job).best.epoch
+        world.client.backend.registry.remove(world.client.library.model("tiny"))
+    world.client.backend.registry.remove(child)
+    assert world.client.trainings.child(job) is None
+    assert world.client.trainings.result(job).best.epoch
     with pytest.raises(MismatchError, match="used by 1 job"):
-        world.client.registry.remove(world.client.model("tiny"))
+        world.client.backend.registry.remove(world.client.library.model("tiny"))
 
 
 # -- killed, cancelled, broken -----------------------------------------------------------------------------------------------
@@ -232,16 +228,16 @@ def test_four_kills_at_random_and_the_weights_are_those_of_an_uninterrupted_run(
             wait_until(lambda: _reached(world, torn) >= max(step, before + 1) and runners(), 90)  # noqa: B023 (waits here)
             for pid in runners():
                 os.kill(pid, signal.SIGKILL)
-            assert not world.client.job(torn).ended, "too short a training to be killed so often"
+            assert not world.client.jobs.get(torn).ended, "too short a training to be killed so often"
             before = _reached(world, torn)
         wait_until(finished(world, [torn]), 240)
-    view = world.client.job(torn)
+    view = world.client.jobs.get(torn)
     assert (view.state, view.attempts) == ("succeeded", 5)
-    first, second = world.client.child(whole), world.client.child(torn)
+    first, second = world.client.trainings.child(whole), world.client.trainings.child(torn)
     assert first is not None
     assert second is not None
     assert weights(world, first) == weights(world, second)
-    one, other = (world.client.training_result(job) for job in (whole, torn))
+    one, other = (world.client.trainings.result(job) for job in (whole, torn))
     assert one.points == other.points
     assert (one.best, one.training, one.validation) == (other.best, other.training, other.validation)
     assert (results(world), models(world), workspaces(world)) == (2, 3, [])
@@ -257,13 +253,17 @@ def test_a_cancelled_training_keeps_its_best_weights_as_a_child(world: World) ->
     job = harden(world, "cut short", epochs=5000)
     thread = in_background(world, job)
     wait_until(lambda: _reached(world, job) > 20)
-    live = [number for number, _ in world.client.points(job)]
+    live = [number for number, _ in world.client.trainings.points(job)]
     assert live == list(range(len(live)))
     asked = time.monotonic()
-    assert world.client.cancel(job)
+    assert world.client.jobs.cancel(job)
     thread.join(30)
     assert time.monotonic() - asked < 10
-    view, child, result = world.client.job(job), world.client.child(job), world.client.training_result(job)
+    view, child, result = (
+        world.client.jobs.get(job),
+        world.client.trainings.child(job),
+        world.client.trainings.result(job),
+    )
     assert (view.state, view.error, result.stopped) == ("cancelled", "", "cancelled")
     assert child is not None
     assert child.name == "cut short"
@@ -275,11 +275,11 @@ def test_a_cancelled_training_keeps_its_best_weights_as_a_child(world: World) ->
 def test_a_training_cancelled_before_its_first_epoch_leaves_no_child(world: World) -> None:
     job = harden(world, hardening={"kind": "pat", "steps": 1000}, epochs=5000)
     thread = in_background(world, job)
-    wait_until(lambda: world.client.job(job).step not in ("", "starting"))
-    world.client.cancel(job)
+    wait_until(lambda: world.client.jobs.get(job).step not in ("", "starting"))
+    world.client.jobs.cancel(job)
     thread.join(30)
-    assert world.client.job(job).state == "cancelled"
-    assert world.client.child(job) is None
+    assert world.client.jobs.get(job).state == "cancelled"
+    assert world.client.trainings.child(job) is None
     assert (models(world), runners(), workspaces(world)) == (1, [], [])
 
 
@@ -290,12 +290,12 @@ def test_a_training_cancelled_between_its_attempts_is_saved_by_the_next(world: W
     for pid in runners():
         os.kill(pid, signal.SIGKILL)
     thread.join(30)
-    assert world.client.job(job).state == "queued"
-    world.client.cancel(job)
-    assert "Cancel again to drop it" in world.client.job(job).notice
+    assert world.client.jobs.get(job).state == "queued"
+    world.client.jobs.cancel(job)
+    assert "Cancel again to drop it" in world.client.jobs.get(job).notice
     assert run(world, job) == "done"
-    assert world.client.job(job).state == "cancelled"
-    assert world.client.child(job) is not None
+    assert world.client.jobs.get(job).state == "cancelled"
+    assert world.client.trainings.child(job) is not None
     assert workspaces(world) == []
 
 
@@ -307,31 +307,31 @@ def test_a_training_that_runs_out_of_time_keeps_what_it_has_and_says_so(world: W
         spec=request | {"training": spec.model_dump(mode="json")}, time_limit=30.0, grace=15.0,
     )  # fmt: skip
     assert run(world, job) == "done"
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.error) == ("cancelled", "The training came to its time limit; it kept its best weights.")
-    assert world.client.child(job) is not None
+    assert world.client.trainings.child(job) is not None
 
 
-def test_a_loss_that_is_no_number_fails_the_job_and_keeps_the_last_good_weights(world: World) -> None:
+def test_a_nan_loss_fails_the_job_and_keeps_the_last_good_weights(world: World) -> None:
     job = harden(world, epochs=2000, learning_rate=100.0, schedule="one_cycle", weight_decay=1.0, select="last")
     assert run(world, job) == "done"
-    view, child = world.client.job(job), world.client.child(job)
+    view, child = world.client.jobs.get(job), world.client.trainings.child(job)
     assert view.state == "failed"
-    assert "is no number at step" in view.error or "NaN" in view.error
-    assert world.client.training_result(job).stopped == "diverged"
+    assert "The loss became" in view.error or "NaN or infinite logits" in view.error
+    assert world.client.trainings.result(job).stopped == "diverged"
     assert child is not None
     assert "best weights so far are kept" in view.hint
-    assert "no number" in child.manifest["notes"][1]
-    load_classifier(child, world.client.blobs).logits(
-        load_dataset(world.client.dataset("random"), world.client.blobs).images([0])
-    )
+    assert "its loss became NaN or infinite" in child.manifest["notes"][1]
+    # Finite they are; so large that an image which nobody validated may still overflow.
+    network = load_classifier(child, world.client.blobs).network
+    assert all(value.isfinite().all() for value in network.state_dict().values())
 
 
 def test_the_keeper_sweeps_the_workspaces_of_jobs_that_have_ended(world: World) -> None:
     alive, ended = harden(world), harden(world)
     for name in (alive, ended, "never was"):
         (world.client.settings.workspaces / name / "1").mkdir(parents=True)
-    world.client.cancel(ended)
+    world.client.jobs.cancel(ended)
     Keeper(world.client.settings, world.client.ledger, lambda job, queue: True).keep()
     assert [path.name for path in workspaces(world)] == [alive]
 
@@ -341,39 +341,43 @@ def test_the_keeper_sweeps_the_workspaces_of_jobs_that_have_ended(world: World) 
 
 def test_the_tree_of_a_model_and_the_audit_of_parent_and_child(world: World) -> None:
     client = world.client
-    first = client.child(run_here(client, harden(world, "first", epochs=1)))
+    first = client.trainings.child(run_here(client, harden(world, "first", epochs=1)))
     assert first is not None
-    second = client.child(run_here(client, client.harden("first", "random", training(epochs=1), "second")))
-    other = client.child(run_here(client, harden(world, "other", epochs=1)))
+    second = client.trainings.child(
+        run_here(client, client.trainings.queue("first", "random", training(epochs=1), "second"))
+    )
+    other = client.trainings.child(run_here(client, harden(world, "other", epochs=1)))
     assert second is not None
     assert other is not None
     tree = [("tiny", 0), ("first", 1), ("second", 2), ("other", 1)]
-    assert [(one.model.name, one.depth) for one in client.lineage("second")] == tree
-    assert [(one.model.name, one.depth) for one in client.lineage("tiny")] == tree
-    assert [one.method for one in client.lineage("tiny")] == ["", *["PGD adversarial training (PAT)"] * 3]
+    assert [(one.model.name, one.depth) for one in client.library.lineage("second")] == tree
+    assert [(one.model.name, one.depth) for one in client.library.lineage("tiny")] == tree
+    assert [one.method for one in client.library.lineage("tiny")] == ["", *["PGD adversarial training (PAT)"] * 3]
 
-    parent_audit, child_audit = client.audit_both("second", "random", quick_spec())
-    jobs = [client.job(job) for job in (parent_audit, child_audit)]
+    parent_audit, child_audit = client.audits.queue_both("second", "random", quick_spec())
+    jobs = [client.jobs.get(job) for job in (parent_audit, child_audit)]
     assert [job.model_id for job in jobs] == [first.id, second.id]
-    assert client.audit_both("second", "random", quick_spec()) == (parent_audit, child_audit), "what is there is taken"
+    assert client.audits.queue_both("second", "random", quick_spec()) == (parent_audit, child_audit), (
+        "what is there is taken"
+    )
     for job in (parent_audit, child_audit):
         run_here(client, job)
-    one, two = client.audit_result(parent_audit), client.audit_result(child_audit)
+    one, two = client.audits.result(parent_audit), client.audits.result(child_audit)
     assert one.samples.ids == two.samples.ids
-    relative = next(item for item in client.lineage("tiny") if item.model.name == "second")
+    relative = next(item for item in client.library.lineage("tiny") if item.model.name == "second")
     assert Rate.model_validate(relative.audit["clean"]) == two.clean_accuracy
     with pytest.raises(NotFoundError, match="tiny was added, not trained here"):
-        client.audit_both("tiny", "random", quick_spec())
+        client.audits.queue_both("tiny", "random", quick_spec())
 
 
 def test_an_audit_on_the_images_of_the_training_says_so(world: World) -> None:
     client = world.client
     run_here(client, harden(world, "first", epochs=1))
-    run_here(client, client.harden("first", "random", training(epochs=1), "second"))
-    sha256 = client.dataset("random").content
+    run_here(client, client.trainings.queue("first", "random", training(epochs=1), "second"))
+    sha256 = client.library.dataset("random").content
     flagged = {}
     for name in ("tiny", "first", "second"):
-        result = client.audit_result(run_here(client, client.audit(name, "random", quick_spec())))
+        result = client.audits.result(run_here(client, client.audits.queue(name, "random", quick_spec())))
         flagged[name] = [flag.message for flag in result.flags if flag.name == "audited on training images"]
         assert result.provenance.model.trained_on == (() if name == "tiny" else (sha256,))
     assert flagged["tiny"] == []
@@ -385,8 +389,8 @@ def test_an_audit_on_the_images_of_the_training_says_so(world: World) -> None:
 
 def test_the_cost_is_an_upper_bound_of_what_was_counted(world: World) -> None:
     spec = training()
-    cost = world.client.training_estimate("tiny", "random", spec)
-    result = world.client.training_result(run_here(world.client, world.client.harden("tiny", "random", spec)))
+    cost = world.client.trainings.estimate("tiny", "random", spec)
+    result = world.client.trainings.result(run_here(world.client, world.client.trainings.queue("tiny", "random", spec)))
     counted = result.training.cost + result.validation.cost
     assert counted <= cost.passes <= 1.5 * counted
     # 2 steps of 16 images in each of 3 epochs; PAT: 2 steps of attack, clean and adversarial image, 3 passes each.
@@ -394,10 +398,10 @@ def test_the_cost_is_an_upper_bound_of_what_was_counted(world: World) -> None:
 
 
 def test_model_and_data_that_do_not_fit_are_refused_at_once(world: World) -> None:
-    with world.client.database.write() as session:
-        dataset = world.client.dataset("random")
+    with world.client.backend.database.write() as session:
+        dataset = world.client.library.dataset("random")
         dataset.manifest = dataset.manifest | {"shape": [1, 28, 28]}
         session.merge(dataset)
     with pytest.raises(MismatchError, match="takes images of 3x6x6"):
         harden(world)
-    assert world.client.jobs() == []
+    assert world.client.jobs.find() == []

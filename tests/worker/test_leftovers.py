@@ -31,7 +31,7 @@ client.prepare()
 buffer = BytesIO()
 np.savez(buffer, images=np.zeros((20000, 32, 32, 3), np.uint8), labels=np.arange(20000) % 2)
 print("go", flush=True)
-client.add_dataset(BytesIO(buffer.getvalue()), "data.npz", name="zeros")
+client.library.add_dataset(BytesIO(buffer.getvalue()), "data.npz", name="zeros")
 """
 
 

@@ -18,14 +18,13 @@ import pytest
 from PIL import Image
 from sqlalchemy import create_engine, event, text, update
 
-from auditor.disk import is_full
-from auditor.errors import DiskFullError, NotFoundError, OutageError
-from auditor.training_spec import TrainingSpec
+from auditor.hardening.spec import TrainingSpec
+from auditor.kit.disk import is_full
+from auditor.kit.errors import DiskFullError, NotFoundError, OutageError
 from tests.conftest import fill
-from tests.plugins import plugged
 from tests.worker.rows import new_job
 from tests.worker.test_supervisor import odd, run, wait_until
-from tests.worker.world import ODD_JOBS, World, make_world
+from tests.worker.world import World, make_world
 from worker.blobs import BlobStore
 from worker.client import Client
 from worker.db import Database, connect
@@ -132,9 +131,7 @@ def test_what_a_job_tells_while_the_database_is_away_is_written_when_it_is_back(
 
 
 @pytest.fixture
-def odd_jobs(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in plugged(tmp_path, "worker.jobs", "odd", ODD_JOBS).items():
-        monkeypatch.setenv(name, value)
+def long_lease(home: Path, odd_jobs: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDITOR_LEASE_SECONDS", "20")
 
 
@@ -160,7 +157,7 @@ def terminated(url: str, seconds: float) -> Iterator[list[int]]:
 
 
 @pytest.mark.service
-def test_terminated_connections_end_no_job(odd_jobs: None, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminated_connections_end_no_job(long_lease: None, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDITOR_DATABASE_URL", postgres)
     world = make_world(load_settings())
     job = odd(world, "slow", seconds=5, max_attempts=1)
@@ -176,13 +173,13 @@ def test_terminated_connections_end_no_job(odd_jobs: None, postgres: str, monkey
         time.sleep(6.0)
     thread.join(60)
     assert ended[0] > 20
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.attempts, view.error) == ("succeeded", 1, "")
     assert outcome == ["done"]
 
 
 @pytest.fixture
-def cramped(odd_jobs: None, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def cramped(long_lease: None, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     """A home on a disk of eight megabytes."""
     monkeypatch.setenv("AUDITOR_HOME", str(small_disk / "home"))
     monkeypatch.setenv("AUDITOR_DISK_RESERVE", "0")
@@ -198,7 +195,7 @@ def test_a_job_that_meets_a_full_disk_waits_and_succeeds_when_there_is_room(cram
     filler.write_bytes(bytes(4 << 20))
     job = odd(cramped, "write", seconds=6, max_attempts=1)  # six megabytes
     run(cramped, job)
-    view = cramped.client.job(job)
+    view = cramped.client.jobs.get(job)
     assert view.state == "queued"
     row = cramped.client.ledger.get(job)
     assert row is not None
@@ -209,12 +206,12 @@ def test_a_job_that_meets_a_full_disk_waits_and_succeeds_when_there_is_room(cram
     filler.unlink()
     due(cramped.client.ledger, job)
     assert run(cramped, job) == "done"
-    assert cramped.client.job(job).state == "succeeded"
+    assert cramped.client.jobs.get(job).state == "succeeded"
 
 
 @pytest.mark.service
 def test_a_training_that_cannot_write_its_checkpoint_goes_on_when_there_is_room(
-    odd_jobs: None, postgres: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    long_lease: None, postgres: str, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is elsewhere and well: checkpoint, log and queue are on the full disk."""
     monkeypatch.setenv("AUDITOR_DATABASE_URL", postgres)
@@ -231,10 +228,10 @@ def test_a_training_that_cannot_write_its_checkpoint_goes_on_when_there_is_room(
         }
         | {"augmentation": "none", "validation_share": 0.25}
     )
-    job = world.client.harden("tiny", "random", spec)
-    assert world.client.job(job).state == "queued", "the queue's folder is full, too"
+    job = world.client.trainings.queue("tiny", "random", spec)
+    assert world.client.jobs.get(job).state == "queued", "the queue's folder is full, too"
     run(world, job)
-    view, row = world.client.job(job), world.client.ledger.get(job)
+    view, row = world.client.jobs.get(job), world.client.ledger.get(job)
     assert row is not None
     assert (view.state, row.fruitless) == ("queued", 0)
     assert f"The disk of {small_disk}" in (row.waits or "")
@@ -242,9 +239,9 @@ def test_a_training_that_cannot_write_its_checkpoint_goes_on_when_there_is_room(
     filler.unlink()
     due(world.client.ledger, job)
     assert run(world, job) == "done"
-    assert world.client.job(job).state == "succeeded"
-    assert world.client.child(job) is not None
-    world.client.database.engine.dispose()
+    assert world.client.jobs.get(job).state == "succeeded"
+    assert world.client.trainings.child(job) is not None
+    world.client.backend.database.engine.dispose()
 
 
 def test_a_disk_that_is_full_to_the_last_byte_while_a_job_runs_costs_a_delay(cramped: World, small_disk: Path) -> None:
@@ -252,15 +249,15 @@ def test_a_disk_that_is_full_to_the_last_byte_while_a_job_runs_costs_a_delay(cra
     job = odd(cramped, "slow", seconds=3, max_attempts=1)
     thread = threading.Thread(target=run, args=(cramped, job))
     thread.start()
-    wait_until(lambda: cramped.client.job(job).share > 0.1)
+    wait_until(lambda: cramped.client.jobs.get(job).share > 0.1)
     filler = fill(small_disk)
     time.sleep(5)
     with pytest.raises(DiskFullError, match=r"disk is full.*Free some space"):
         new_job(cramped.client.ledger)
-    assert not cramped.client.job(job).ended
+    assert not cramped.client.jobs.get(job).ended
     filler.unlink()
     thread.join(60)
-    view = cramped.client.job(job)
+    view = cramped.client.jobs.get(job)
     assert (view.state, view.attempts, view.error) == ("succeeded", 1, "")
 
 
@@ -273,14 +270,14 @@ def test_with_less_room_than_the_reserve_no_job_starts_and_the_page_says_why(cra
     cramped_here = World(Client(settings), "", "")
     assert run(cramped_here, job).startswith("not taken: The disk of")
     keeper.keep()
-    view = cramped.client.job(job)
+    view = cramped.client.jobs.get(job)
     assert view.state == "queued"
     assert view.notice.startswith(f"No worker takes jobs now. The disk of {settings.home} is full (0.")
     filler.unlink()
-    assert trouble(settings, cramped.client.database) == ""
+    assert trouble(settings, cramped.client.backend.database) == ""
     keeper.keep()
     assert run(cramped_here, job) == "done"
-    assert cramped.client.job(job).state == "succeeded"
+    assert cramped.client.jobs.get(job).state == "succeeded"
     keeper.unregister()
 
 
@@ -302,12 +299,12 @@ def test_an_upload_on_a_full_disk_is_refused_in_words_leaves_nothing_and_works_w
     filler = fill(small_disk, leave=20_000 if where == "receiving" else 2_000_000)
     before = files(cramped.client.blobs.folder)
     with pytest.raises(DiskFullError, match=rf"The disk of {small_disk}\S* is full .*Free some space there"):
-        cramped.client.add_dataset(io.BytesIO(content), "data.zip", name="zeros")
+        cramped.client.library.add_dataset(io.BytesIO(content), "data.zip", name="zeros")
     assert files(cramped.client.blobs.folder) == before
     with pytest.raises(NotFoundError):
-        cramped.client.dataset("zeros")
+        cramped.client.library.dataset("zeros")
     filler.unlink()
-    assert cramped.client.add_dataset(io.BytesIO(content), "data.zip", name="zeros").manifest["samples"] == 400
+    assert cramped.client.library.add_dataset(io.BytesIO(content), "data.zip", name="zeros").manifest["samples"] == 400
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -19,7 +19,7 @@ GUIDE = (ROOT / "docs" / "extending.md").read_text()
 NETWORK = """
 from typing import Literal
 from torch import nn
-from auditor.architecture import Architecture
+from auditor.models.architecture import Architecture
 
 class Net(Architecture):
     kind: Literal["KIND"] = "KIND"
@@ -44,7 +44,7 @@ import json, sys
 from worker.sandbox import confined
 print(json.dumps(confined(
     "tests.worker.sandbox_targets:" + sys.argv[1], arguments=json.loads(sys.argv[2]), memory=2 << 30, seconds=120,
-    preload=["auditor.architecture"],
+    preload=["auditor.models.architecture"],
 )))
 """
 
@@ -129,7 +129,11 @@ def test_a_package_that_cannot_be_loaded_is_named(environment: tuple[Path, Path]
     (broken / "broken_nets.py").write_text("import helper_of_ours\n")
     metadata_of(packages, "broken-nets", "broken = broken_nets")
     (packages / "broken.pth").write_text(f"{needed}\n{broken}\n")
-    done = inside(python, "built_architectures", kinds=["lenet5"])
+    done = inside(python, "built_architectures", kinds=["broken"])
     last = done.stderr.strip().splitlines()[-1]
     assert "The plug-in broken (broken_nets, of broken-nets 1.0) cannot be loaded: PermissionError: " in last
-    assert "The reader of uploads lets it read its own package and site-packages" in last
+    assert "a plug-in can import only its own package" in last
+
+    done = inside(python, "built_architectures", kinds=["lenet5"])
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads(done.stdout)) == ["lenet5"], "who does not ask for it is not bothered"

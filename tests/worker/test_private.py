@@ -40,7 +40,7 @@ def modes(folder: Path) -> dict[str, str]:
 
 def test_a_new_home_is_private_whatever_the_umask(settings: Settings, umask: int) -> None:
     world = make_world(settings)
-    world.client.audit("tiny", "random", quick_spec())
+    world.client.audits.queue("tiny", "random", quick_spec())
     write_text(settings.home / "exports" / "report.html", "<p>a report</p>")
     assert {path.name for path in settings.home.iterdir()} >= {"auditor.db", "blobs", "inbox", "broker", "exports"}
     assert modes(settings.home) == {}
@@ -50,17 +50,17 @@ def test_a_worker_leaves_private_files_only(settings: Settings) -> None:
     before = os.umask(0)
     try:
         world: World = make_world(settings)
-        job_id = world.client.audit("tiny", "random", quick_spec())
+        job_id = world.client.audits.queue("tiny", "random", quick_spec())
         with child(settings, "worker", log="worker") as process:
             wait_for_worker(world.client, process)
-            wait_until(lambda: bool(list(settings.workspaces.glob("*/*"))) or world.client.job(job_id).ended, 60)
+            wait_until(lambda: bool(list(settings.workspaces.glob("*/*"))) or world.client.jobs.get(job_id).ended, 60)
             assert modes(settings.home) == {}, "while it runs"
-            wait_until(lambda: world.client.job(job_id).ended, 120)
+            wait_until(lambda: world.client.jobs.get(job_id).ended, 120)
             assert (settings.home / "auditor.db-wal").exists()
             assert modes(settings.home) == {}
     finally:
         os.umask(before)
-    assert world.client.job(job_id).state == "succeeded"
+    assert world.client.jobs.get(job_id).state == "succeeded"
     assert [path.name for path in settings.logs.glob("job-*.log")] == [f"job-{job_id}.log"]
 
 
@@ -95,7 +95,7 @@ def test_a_folder_that_others_use_is_left_open(
     assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
     ok, text = _home(used)
     assert not ok
-    assert "Set AUDITOR_HOME to a folder of its own" in text
+    assert "Set AUDITOR_HOME to a private folder" in text
     ok, text = _home(settings)
     assert ok, text
 
@@ -123,7 +123,7 @@ def test_a_file_outside_of_the_home_has_the_users_own_mode(settings: Settings, t
 @pytest.mark.skipif(sys.platform != "linux", reason="the files beside the database are looked at while it is open")
 def test_the_database_and_the_files_beside_it_are_private(settings: Settings, umask: int) -> None:
     world = make_world(settings)
-    with world.client.database.read() as session:
+    with world.client.backend.database.read() as session:
         session.connection()
         names = {path.name for path in settings.home.glob("auditor.db*")}
         assert names >= {"auditor.db", "auditor.db-wal", "auditor.db-shm"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import signal
@@ -20,7 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
-from auditor.errors import IntakeError, MismatchError, ServiceError
+from auditor.kit.errors import IntakeError, MismatchError, ServiceError
 from worker import sandbox, seccomp, walls
 from worker.probes import malicious_pickle
 from worker.sandbox import WALLS, capabilities, confined, self_test
@@ -206,7 +207,7 @@ def test_all_walls_together_refuse_all_but_what_is_honest(tried: Callable[..., d
 @needs_landlock
 def test_the_packages_can_be_read_and_what_lies_beside_them_not() -> None:
     """A database and secrets may lie in the project's folder."""
-    files = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "auditor" / "errors.py", Path("/etc/hosts")]
+    files = [ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "auditor" / "kit" / "errors.py", Path("/etc/hosts")]
     assert call("readable_ones", arguments={"paths": [str(path) for path in files]}) == [str(files[2])]
 
 
@@ -240,9 +241,15 @@ def test_an_unknown_kind_of_our_errors_is_the_files_fault() -> None:
     assert (type(raised.value), raised.value.hint) == (IntakeError, "A hint.")
 
 
+def test_the_choices_of_a_refusal_come_back() -> None:
+    with pytest.raises(IntakeError, match="Two sets") as raised:
+        call("fail", arguments={"kind": "choices"})
+    assert raised.value.choices == ("student", "teacher")
+
+
 SENTENCES = {
-    ("fail", "value"): "The model could not be read: the reader failed with ValueError.",
-    ("fail", "exit"): "The model could not be read: the reader failed with SystemExit.",
+    ("fail", "value"): "The model could not be read: the process that read it failed unexpectedly.",
+    ("fail", "exit"): "The model could not be read: the process that read it failed unexpectedly.",
     ("fail", "memory"): "The model needs more than 1 GB of memory to read.",
     ("fail", "torch memory"): "The model needs more than 1 GB of memory to read.",
     ("misbehave", "rust"): "The model needs more than 1 GB of memory to read.",
@@ -250,8 +257,8 @@ SENTENCES = {
     ("misbehave", "segmentation fault"): "The model could not be read: the process that read it crashed (signal 11).",
     ("misbehave", "killed"): "The model could not be read: the process that read it crashed "
     "(signal 9, as the system does when memory runs out).",
-    ("misbehave", "exit"): "The model could not be read: the process that read it gave no understandable answer.",
-    ("misbehave", "unprintable"): "The model could not be read: the reader failed with TypeError.",
+    ("misbehave", "exit"): "The model could not be read: the process that read it returned an invalid answer.",
+    ("misbehave", "unprintable"): "The model could not be read: the process that read it failed unexpectedly.",
 }
 
 
@@ -259,7 +266,8 @@ SENTENCES = {
 def test_what_goes_wrong_is_said_in_one_sentence(function: str, kind: str) -> None:
     with pytest.raises(IntakeError) as raised:
         call(function, arguments={"kind": kind}, subject="the model")
-    assert (raised.value.message, raised.value.hint) == (SENTENCES[function, kind], "")
+    assert raised.value.message == SENTENCES[function, kind]
+    assert bool(raised.value.hint) == ("failed unexpectedly" in raised.value.message)
 
 
 def test_details_go_to_the_log_and_not_to_the_user(caplog: pytest.LogCaptureFixture) -> None:
@@ -279,7 +287,7 @@ def test_a_message_of_any_length_is_cut() -> None:
     "text", ["{}\n", "nonsense\n", "[" * 100_000 + "\n", '{"error": [1, 2, 3]}\n', "\n", '{"result"']
 )
 def test_a_forged_answer_is_not_understood(text: str) -> None:
-    with pytest.raises(IntakeError, match="no understandable answer"):
+    with pytest.raises(IntakeError, match="invalid answer"):
         call("forge", arguments={"text": text})
 
 
@@ -288,9 +296,18 @@ def test_a_forged_error_is_one_of_ours() -> None:
         call("forge", arguments={"text": '{"error": ["ValidationError", "Forged.", ""]}\n'})
 
 
+@pytest.mark.parametrize("choices", ['"a"', "5", '[1, "a", null, ["b"]]', json.dumps(["x" * 1000] * 1000)])
+def test_forged_choices_are_short_texts(choices: str) -> None:
+    with pytest.raises(IntakeError, match="Forged") as raised:
+        call("forge", arguments={"text": f'{{"error": ["IntakeError", "Forged.", ""], "choices": {choices}}}\n'})
+    assert len(raised.value.choices) <= sandbox.MOST_CHOICES
+    assert all(isinstance(item, str) and len(item) <= sandbox.LONGEST_CHOICE for item in raised.value.choices)
+    assert raised.value.choices[:1] in ((), ("a",), ("x" * 200,))
+
+
 def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "LARGEST_ANSWER", 1 << 20)
-    with pytest.raises(IntakeError, match="no understandable answer"):
+    with pytest.raises(IntakeError, match="invalid answer"):
         call("forge", arguments={"text": "x" * 4096, "repeat": 1 << 30})
 
 
@@ -316,7 +333,7 @@ def test_too_long_is_said_and_ended(kind: str) -> None:
 @needs_limits
 def test_the_limit_on_the_cpu_ends_what_the_clock_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     real = sandbox._listen
-    monkeypatch.setattr(sandbox, "_listen", lambda process, seconds: real(process, 60))
+    monkeypatch.setattr(sandbox, "_listen", lambda process, seconds, heard: real(process, 60, heard))
     start = time.monotonic()
     with pytest.raises(IntakeError, match="took longer than 0 s"):
         call("burn", seconds=0)
@@ -450,3 +467,31 @@ def test_torch_in_want_of_memory_says_so() -> None:
     """Imported inside, as a reader may do: the walls let that pass, but it counts."""
     with pytest.raises(IntakeError, match=r"^The file needs more than 4 GB of memory to read\.$"):
         call("take_too_much", memory=4 << 30, seconds=120)
+
+
+def test_progress_is_heard_and_forged_lines_are_not() -> None:
+    heard: list[tuple[float, str]] = []
+    result = call(
+        "report_and_go_on", arguments={"count": 4, "nested": 2000}, threads=3, folders=True,
+        on_progress=lambda *told: heard.append(told),
+    )  # fmt: skip
+    assert heard == [(0.25, "step 0"), (0.5, "step 1"), (0.75, "step 2"), (1.0, "step 3")]
+    assert result["threads"] == "3"
+    assert set(result["walls"]) <= set(WALLS)
+
+
+@needs_landlock
+@needs_seccomp
+def test_without_leave_no_folder_is_made_and_no_walls_are_named_that_are_not_there() -> None:
+    with pytest.raises(IntakeError, match="failed unexpectedly"):
+        call("report_and_go_on", arguments={"count": 0, "nested": 1})
+    assert call("report_and_go_on", arguments={"count": 0, "nested": 0}, raised=["seccomp"])["walls"] == ["seccomp"]
+    assert sandbox.walls_here() == frozenset(), "this process has none"
+
+
+def test_who_hears_of_the_progress_may_end_it() -> None:
+    def stop(share: float, step: str) -> None:
+        raise KeyError(step)
+
+    with pytest.raises(KeyError, match="step 0"):
+        call("report_and_go_on", arguments={"count": 1, "nested": 0}, on_progress=stop)

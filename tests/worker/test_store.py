@@ -10,11 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from auditor.errors import OutageError
-from tests.plugins import plugged
+from auditor.kit.errors import OutageError
 from tests.worker.rows import new_job
 from tests.worker.test_supervisor import odd, run, wait_until
-from tests.worker.world import ODD_JOBS, World, make_world
+from tests.worker.world import World, make_world
 from worker.client import Client
 from worker.db import Database, connect, upgrade
 from worker.keeper import Keeper
@@ -56,9 +55,7 @@ def test_of_many_processes_that_pair_at_once_all_agree(both: Settings, database:
 
 
 @pytest.fixture
-def world(both: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    for name, value in plugged(tmp_path, "worker.jobs", "odd", ODD_JOBS).items():
-        monkeypatch.setenv(name, value)
+def world(both: Settings, odd_jobs: None, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("AUDITOR_LEASE_SECONDS", "20")
     return make_world(load_settings())
 
@@ -89,7 +86,7 @@ def test_a_folder_of_another_database_is_not_used_and_not_swept(world: World, tm
     upgrade(fresh)
     client = Client(fresh)
     client.prepare()
-    said = Store(fresh.blobs, client.database).trouble()
+    said = Store(fresh.blobs, client.backend.database).trouble()
     assert said.startswith(f"The folder of stored files, {fresh.blobs}, belongs to another database: this one is new.")
     kept = sorted(path for path in fresh.blobs.glob("??/*"))
     keeper = client.keeper()
@@ -105,7 +102,7 @@ def test_the_remedy_of_the_refusal_works(world: World, tmp_path: Path, monkeypat
         monkeypatch.setenv(name, value)
     assert CliRunner().invoke(app, ["migrate", "--adopt-store"]).exit_code == 0
     assert Store(other.blobs, connect(other)).trouble() == ""
-    assert Store(world.client.blobs.folder, world.client.database).trouble() == "", "the true one stays good"
+    assert Store(world.client.blobs.folder, world.client.backend.database).trouble() == "", "the true one stays good"
 
 
 def test_a_worker_with_another_folder_leaves_the_job_in_the_queue_and_says_why(world: World, tmp_path: Path) -> None:
@@ -119,17 +116,19 @@ def test_a_worker_with_another_folder_leaves_the_job_in_the_queue_and_says_why(w
     keeper = Keeper(client.settings, client.ledger, lambda *_: True, lambda: ["cpu"], paused.append)
     keeper.register("wrong", ["cpu"], [])
     assert paused == [True]
-    assert world.client.job(job).notice.startswith("No worker takes jobs now. The files of this database are not in")
+    assert world.client.jobs.get(job).notice.startswith(
+        "No worker takes jobs now. The files of this database are not in"
+    )
     keeper.unregister()
     assert run(world, job) == "done"
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.attempts) == ("succeeded", 1)
 
 
 def test_an_upload_into_another_folder_is_refused(world: World, tmp_path: Path) -> None:
     client = Client(elsewhere(world, tmp_path))
     with pytest.raises(OutageError, match="Mount the store there, or set AUDITOR_HOME"):
-        client.add_dataset((tmp_path / "none").open("w+b"), "data.zip", name="new")
+        client.library.add_dataset((tmp_path / "none").open("w+b"), "data.zip", name="new")
 
 
 @pytest.mark.parametrize("how", ["read", "finish"])
@@ -143,21 +142,21 @@ def test_a_store_that_is_unmounted_while_a_job_runs_costs_an_attempt_that_does_n
     blobs = world.client.blobs.folder
     thread = threading.Thread(target=run, args=(world, job))
     thread.start()
-    wait_until(lambda: world.client.job(job).step == "waiting")
+    wait_until(lambda: world.client.jobs.get(job).step == "waiting")
     blobs.rename(tmp_path / "unmounted")
     go.touch()
     thread.join(60)
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert view.state == "queued"
     row = world.client.ledger.get(job)
     assert row is not None
     assert (row.waits or "").startswith(f"The files of this database are not in {blobs}")
     shutil.rmtree(blobs, ignore_errors=True)
     (tmp_path / "unmounted").rename(blobs)
-    with world.client.database.write() as session:
+    with world.client.backend.database.write() as session:
         session.query(JobRow).update({"not_before": None})
     assert run(world, job) == "done"
-    assert world.client.job(job).state == "succeeded"
+    assert world.client.jobs.get(job).state == "succeeded"
 
 
 def test_doctor_names_the_trouble(world: World, tmp_path: Path) -> None:

@@ -8,17 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import update
 
-from auditor.errors import OutageError, ServiceError
-from auditor.metrics import Rate
-from tests.plugins import plugged
+from auditor.kit.errors import OutageError, ServiceError
+from auditor.kit.statistics.estimate import Rate
 from tests.worker.rows import new_job
-from tests.worker.world import ODD_JOBS, World, make_world, quick_spec
+from tests.worker.world import World, make_world, quick_spec
 from worker.client import Client
 from worker.ledger import Claim, Ledger, Renewal
 from worker.models import JobRow
@@ -27,9 +27,7 @@ from worker.supervisor import _Supervision, supervise
 
 
 @pytest.fixture
-def world(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    for name, value in plugged(tmp_path, "worker.jobs", "odd", ODD_JOBS).items():
-        monkeypatch.setenv(name, value)
+def world(settings: Settings, odd_jobs: None, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setenv("AUDITOR_LEASE_SECONDS", "3")
     return make_world(load_settings())
 
@@ -45,19 +43,32 @@ def run(world: World, job: str, stopping: threading.Event | None = None) -> str:
 
 def runners() -> list[int]:
     """Processes that run a job of this test's home."""
-    found, home = [], f"AUDITOR_HOME={os.environ['AUDITOR_HOME']}\0".encode()
+    return in_home(
+        lambda name, command: (name.startswith("job ") and name != "job server") or b"worker.runner" in command
+    )
+
+
+def servers() -> list[int]:
+    """Job servers that a worker of this test's home has started."""
+    return in_home(lambda name, _: name == "job server")
+
+
+def in_home(wanted: Callable[[str, bytes], bool]) -> list[int]:
+    """Processes in this test's home whose name and command line are wanted."""
+    found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if b"worker.runner" in (folder / "cmdline").read_bytes() and home in (folder / "environ").read_bytes():
+            name, command = (folder / "comm").read_text().strip(), (folder / "cmdline").read_bytes()
+            if wanted(name, command) and (folder / "cwd").samefile(os.environ["AUDITOR_HOME"]):
                 found.append(int(folder.name))
         except OSError:
             continue
     return found
 
 
-def wait_until(condition: object, seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     limit = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < limit, "waited too long"
         time.sleep(0.05)
 
@@ -70,14 +81,14 @@ def test_an_audit_runs_to_its_result(world: World) -> None:
         max_attempts=3, time_limit=60.0,
     )  # fmt: skip
     assert run(world, job) == "done"
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.share, view.attempts) == ("succeeded", 1.0, 1)
-    result = world.client.audit_result(job)
+    result = world.client.audits.result(job)
     assert len(result.samples) == 30
-    assert result.provenance.model.sha256 == world.client.model("tiny").weights
-    assert result.provenance.dataset.sha256 == world.client.dataset("random").content
+    assert result.provenance.model.sha256 == world.client.library.model("tiny").weights
+    assert result.provenance.dataset.sha256 == world.client.library.dataset("random").content
     assert Rate.model_validate(view.summary["clean"]) == result.clean_accuracy
-    assert world.client.report(job[:8]).startswith("<!doctype html>")
+    assert world.client.audits.report(job[:8]).startswith("<!doctype html>")
     assert run(world, job) == "not queued"
 
 
@@ -91,14 +102,14 @@ def test_an_audit_runs_to_its_result(world: World) -> None:
 def test_a_refusal_is_said_as_it_is(world: World, how: str, error: str, hint: str) -> None:
     job = odd(world, how)
     assert run(world, job) == "done"
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.error, view.hint, view.attempts) == ("failed", error, hint, 1)
 
 
 def test_a_bug_shows_no_traceback_and_no_password_outside_the_log(world: World) -> None:
     job = odd(world, "bug")
     run(world, job)
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert view.error == "The job stopped on an internal error."
     assert job[:8] in view.hint
     log = (world.client.settings.logs / f"job-{job}.log").read_text()
@@ -110,7 +121,7 @@ def test_a_process_that_dies_is_tried_again_and_given_up_in_the_end(world: World
     job = odd(world, "abort", max_attempts=2)
     assert run(world, job) == "crashed, now queued"
     assert run(world, job) == "crashed, now failed"
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.attempts) == ("failed", 2)
     assert view.error == "The job's process ended by signal 6 (SIGABRT)."
 
@@ -118,7 +129,7 @@ def test_a_process_that_dies_is_tried_again_and_given_up_in_the_end(world: World
 def test_a_job_over_its_time_is_stopped(world: World) -> None:
     job = odd(world, "hang", time_limit=6)
     assert run(world, job) == "over time"
-    assert "longer than its limit of 6 seconds" in world.client.job(job).error
+    assert "longer than its limit of 6 seconds" in world.client.jobs.get(job).error
     assert runners() == []
 
 
@@ -129,7 +140,7 @@ def test_a_job_that_hangs_is_stopped_after_the_stall_limit(world: World, monkeyp
     assert run(World(client, world.model_id, world.dataset_id), job) == "stalled, now queued"
     assert runners() == []
     assert run(World(client, world.model_id, world.dataset_id), job) == "stalled, now failed"
-    view = client.job(job)
+    view = client.jobs.get(job)
     assert view.error == "The job's process showed no progress for 4 seconds and was stopped."
     assert "AUDITOR_STALL_SECONDS" in view.hint
 
@@ -169,18 +180,18 @@ def test_the_page_says_that_a_job_is_quiet_and_why_the_next_attempt_follows(worl
     world.client.keeper().register("w", ["cpu"], [])
     claim = ledger.claim(job, "w", 600)
     assert claim is not None
-    assert world.client.job(job).notice == ""
-    with world.client.database.write() as session:
+    assert world.client.jobs.get(job).notice == ""
+    with world.client.backend.database.write() as session:
         session.execute(update(JobRow).values(heard=JobRow.heard - 600))
-    assert world.client.job(job).notice.startswith("No progress for 10 minutes.")
+    assert world.client.jobs.get(job).notice.startswith("No progress for 10 minutes.")
     ledger.progress(claim, 0.5, "on")
-    assert world.client.job(job).notice == ""
+    assert world.client.jobs.get(job).notice == ""
     ledger.crashed(claim, "The job's process ended by signal 9.", "Set a smaller batch_size.")
     ledger.published(job)
     keeper = world.client.keeper()
     keeper.register("w", ["cpu"], [])
     expected = "The job's process ended by signal 9. Set a smaller batch_size. Attempt 2 follows."
-    assert world.client.job(job).notice == expected
+    assert world.client.jobs.get(job).notice == expected
     keeper.unregister()
 
 
@@ -190,12 +201,12 @@ def test_a_gentle_job_without_a_checkpoint_is_cancelled_at_once(world: World) ->
     job = new_job(world.client.ledger, kind="odd", spec=spec, grace=60.0)
     thread = threading.Thread(target=run, args=(world, job))
     thread.start()
-    wait_until(lambda: runners() and world.client.job(job).state == "running")
+    wait_until(lambda: runners() and world.client.jobs.get(job).state == "running")
     asked = time.monotonic()
-    world.client.cancel(job)
+    world.client.jobs.cancel(job)
     thread.join(30)
     assert time.monotonic() - asked < 3
-    assert world.client.job(job).state == "cancelled"
+    assert world.client.jobs.get(job).state == "cancelled"
 
 
 @pytest.mark.parametrize("how", ["hang", "slow"])
@@ -203,14 +214,14 @@ def test_a_cancel_is_felt_within_two_seconds(world: World, how: str) -> None:
     job = odd(world, how)
     thread = threading.Thread(target=run, args=(world, job))
     thread.start()
-    wait_until(lambda: runners() and world.client.job(job).state == "running")
+    wait_until(lambda: runners() and world.client.jobs.get(job).state == "running")
     if how == "slow":
-        wait_until(lambda: world.client.job(job).share > 0)
+        wait_until(lambda: world.client.jobs.get(job).share > 0)
     asked = time.monotonic()
-    world.client.cancel(job)
+    world.client.jobs.cancel(job)
     thread.join(10)
     assert time.monotonic() - asked < 2
-    assert world.client.job(job).state == "cancelled"
+    assert world.client.jobs.get(job).state == "cancelled"
     assert runners() == []
 
 
@@ -218,13 +229,13 @@ def test_progress_and_time_left_are_seen_while_it_runs(world: World) -> None:
     job = odd(world, "slow", seconds=4)
     thread = threading.Thread(target=run, args=(world, job))
     thread.start()
-    wait_until(lambda: world.client.job(job).share > 0.3)
-    view = world.client.job(job)
+    wait_until(lambda: world.client.jobs.get(job).share > 0.3)
+    view = world.client.jobs.get(job)
     assert view.step.startswith("step ")
     assert view.eta is not None
     assert 0 < view.eta < 120
     thread.join(20)
-    assert world.client.job(job).state == "succeeded"
+    assert world.client.jobs.get(job).state == "succeeded"
 
 
 def test_a_worker_that_shuts_down_gives_the_job_back_uncounted(world: World) -> None:
@@ -234,7 +245,7 @@ def test_a_worker_that_shuts_down_gives_the_job_back_uncounted(world: World) -> 
     wait_until(runners)
     stopping.set()
     thread.join(10)
-    view = world.client.job(job)
+    view = world.client.jobs.get(job)
     assert (view.state, view.attempts) == ("queued", 0)
     assert runners() == []
     assert world.client.ledger.unpublished() == [(job, "cpu")]
@@ -245,11 +256,11 @@ def test_a_supervisor_that_lost_its_job_kills_the_runner_and_writes_nothing(worl
     thread = threading.Thread(target=run, args=(world, job))
     thread.start()
     wait_until(runners)
-    with world.client.database.write() as session:
+    with world.client.backend.database.write() as session:
         session.execute(update(JobRow).where(JobRow.id == job).values(fence=JobRow.fence + 1, owner="another"))
     thread.join(10)
     assert runners() == []
-    assert world.client.job(job).state == "running", "it is another's now"
+    assert world.client.jobs.get(job).state == "running", "it is another's now"
 
 
 def test_a_supervisor_that_cannot_reach_the_database_for_a_lease_stops_its_job(
@@ -278,7 +289,7 @@ def test_the_lease_is_kept_while_the_job_runs(world: World) -> None:
     while thread.is_alive():
         assert world.client.ledger.reap() == ([], []), "longer than the lease of three seconds, but never out of it"
         time.sleep(0.3)
-    assert world.client.job(job).state == "succeeded"
+    assert world.client.jobs.get(job).state == "succeeded"
 
 
 def test_a_runner_dies_with_its_supervisor(world: World, tmp_path: Path) -> None:
@@ -296,11 +307,11 @@ def test_a_runner_dies_with_its_supervisor(world: World, tmp_path: Path) -> None
 
 
 def test_a_damaged_blob_fails_the_job_with_a_sentence(world: World) -> None:
-    path = world.client.blobs.path(world.client.model("tiny").weights)
+    path = world.client.blobs.path(world.client.library.model("tiny").weights)
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     job = world.client.ledger.insert(
         kind="vet", title="t", queue="cpu", model_id=world.model_id, dataset_id=None,
         spec={"kind": "vet", "model_id": world.model_id}, max_attempts=1, time_limit=60.0,
     )  # fmt: skip
     run(world, job)
-    assert "is damaged. Add it again" in f"{world.client.job(job).error} {world.client.job(job).hint}"
+    assert "is damaged. Add it again" in f"{world.client.jobs.get(job).error} {world.client.jobs.get(job).hint}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from tests.worker.rows import new_job
 from worker.db import Database
 from worker.ledger import Claim, Ledger
-from worker.watch import MOST_POINTS, Stopped, Watch
+from worker.watch import MOST_POINTS, JobStopped, Watch
 
 
 class Clock:
@@ -41,9 +42,14 @@ def claimed(ledger: Ledger, **values: float) -> Claim:
 def test_many_steps_make_few_writes_and_lose_no_point(
     ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writes = []
+    writes: list[int] = []
     true = Ledger.progress
-    monkeypatch.setattr(Ledger, "progress", lambda *a, **k: writes.append(1) or true(*a, **k))
+
+    def counted(*arguments: Any, **more: Any) -> bool:
+        writes.append(1)
+        return true(*arguments, **more)
+
+    monkeypatch.setattr(Ledger, "progress", counted)
     claim = claimed(ledger)
     watch = Watch(ledger, claim)
     for step in range(500):
@@ -110,7 +116,7 @@ def test_a_cancel_is_told_to_a_job_that_has_something_to_keep_and_ends_another(l
     clock.now += 1
     assert watches[0].stop() == "cancelled"
     watches[0].on_progress(0.2, "stopping")
-    with pytest.raises(Stopped):
+    with pytest.raises(JobStopped):
         watches[1].on_progress(0.2, "on")
 
 
@@ -118,9 +124,9 @@ def test_a_lost_job_ends_whatever_it_does(ledger: Ledger, clock: Clock) -> None:
     claim = claimed(ledger, grace=10.0)
     watch = Watch(ledger, claim)
     ledger.crashed(claim, "lost")
-    with pytest.raises(Stopped):
+    with pytest.raises(JobStopped):
         watch.stop()
-    with pytest.raises(Stopped):
+    with pytest.raises(JobStopped):
         watch.on_progress(0.1, "on")
     watch.checkpoint(7)
     row = ledger.get(claim.job_id)

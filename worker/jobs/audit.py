@@ -6,11 +6,13 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from auditor import audit
-from auditor.audit_spec import AuditSpec
-from auditor.result import AuditResult, Headline
+from auditor.auditing import audit
+from auditor.auditing.result import AuditResult, Headline
+from auditor.auditing.spec import AuditSpec
+from auditor.kit.provenance import revision
+from auditor.models.own_code import OwnCode, facts_of
 from worker.job import Context, Job, Output
-from worker.lineage import Lineage
+from worker.models import ModelRow
 from worker.queues import CPU, GPU
 
 
@@ -20,6 +22,7 @@ class AuditJob(Job):
     title: ClassVar[str] = "Audit"
     noun: ClassVar[str] = "audit"
     kind: Literal["audit"] = "audit"
+    runs_code: ClassVar[bool] = True
     dataset_id: str = Field(min_length=1, description="The data set.")
     audit: AuditSpec = Field(default_factory=AuditSpec, description="What to run.")
 
@@ -35,11 +38,20 @@ class AuditJob(Job):
             context.dataset(self.dataset_id),
             on_progress=context.on_progress,
             model_sha256=row.weights,
-            architecture=row.architecture,
-            trained_on=Lineage(context.registry.database).trained_on(row.id),
+            architecture=facts_of(row.architecture),
+            trained_on=context.registry.trained_on(row.id),
             examples=context.folder,
         )
         return Output(result.model_dump_json().encode(), summarize(result), tuple(sorted(context.folder.iterdir())))
+
+    def adopted(self, content: bytes, model: ModelRow, code: OwnCode) -> Output:
+        result = AuditResult.load(content)
+        known = {"name": model.name, "sha256": model.weights, "architecture": code.facts()}
+        facts = result.provenance.model.model_copy(update=known)
+        provenance = result.provenance.model_copy(update={"model": facts, "revision": revision()})
+        said = {"flags": (code.flag(), *result.flags), "provenance": provenance, "spec": self.audit}
+        result = result.model_copy(update=said)
+        return Output(result.model_dump_json().encode(), summarize(result))
 
 
 def _majority(headline: Headline) -> dict[str, Any]:

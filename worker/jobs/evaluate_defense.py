@@ -6,23 +6,23 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from auditor.defense_study import DefenseStudy, StudySpec, study
-from worker.defending import prepared
+from auditor.defending.evaluation import DefenseEvaluation, EvaluationSpec, evaluate_defense
+from worker.defending import fitted_defense
 from worker.defenses import Defenses
 from worker.job import Context, Job, Output
-from worker.lineage import Lineage
+from worker.lineage import ModelLineage
 from worker.queues import CPU, GPU
 
 
 class EvaluateDefenseJob(Job):
-    """Attack a stored defense by those who know of it, beside its controls; goes on after the last whole table when killed."""
+    """Attack a stored defense with attacks that know it, and its controls; resumes after the last complete table."""
 
     title: ClassVar[str] = "Evaluate a defense"
     noun: ClassVar[str] = "evaluation of a defense"
     kind: Literal["evaluate-defense"] = "evaluate-defense"
     dataset_id: str = Field(min_length=1, description="The data set to evaluate on; not the one that it was fitted on.")
     defense_id: str = Field(min_length=1, description="The stored defense.")
-    study: StudySpec = Field(default_factory=StudySpec, description="What to run.")
+    study: EvaluationSpec = Field(default_factory=EvaluationSpec, description="What to run.")
 
     @property
     def queue(self) -> str:
@@ -35,24 +35,24 @@ class EvaluateDefenseJob(Job):
     def run(self, context: Context) -> Output:
         row = context.registry.model(self.model_id)
         defense = Defenses(context.registry.database).get(self.defense_id)
-        result = study(
+        result = evaluate_defense(
             self.study,
             context.classifier(self.model_id),
-            prepared(defense, context.blobs, context.registry),
+            fitted_defense(defense, context.blobs, context.registry),
             context.dataset(self.dataset_id),
             folder=context.workspace,
             on_progress=context.on_progress,
             on_checkpoint=context.live.checkpoint,
             on_resumed=context.live.resumed,
             weights=row.weights,
-            trained_on=Lineage(context.registry.database).trained_on(row.id),
+            trained_on=ModelLineage(context.registry.database).trained_on(row.id),
         )
         return Output(result.model_dump_json().encode(), summarize(result))
 
 
-def summarize(result: DefenseStudy) -> dict[str, Any]:
+def summarize(result: DefenseEvaluation) -> dict[str, Any]:
     """The numbers that a list of evaluations shows. ``undefended``: the lowest accuracy of the model by itself."""
-    own = result.evaluation
+    own = result.table
     lowest = min((row.accuracy for row in own.undefended), key=lambda rate: rate.value or 0.0)
     return {
         "defense": result.title,
@@ -64,9 +64,9 @@ def summarize(result: DefenseStudy) -> dict[str, Any]:
         "headline_attack": own.headline.name,
         "undefended": lowest.model_dump(),
         "controls": [
-            {"title": control.title, **control.evaluation.headline.accuracy.model_dump()} for control in result.controls
+            {"title": control.title, **control.table.headline.accuracy.model_dump()} for control in result.controls
         ],
         "sweeps": [sweep.parameter for sweep in result.sweeps],
         "flags": [flag.severity for flag in result.all_flags],
-        "seconds": result.seconds,
+        "seconds": result.provenance.seconds,
     }

@@ -1,4 +1,4 @@
-"""The job that prepares a defense."""
+"""The job that fits a defense."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from auditor.defense_fit import FitSpec, fit
+from auditor.defending.fit import FitSpec, fit
 from worker.defending import stored
 from worker.job import Context, Job, Output
 from worker.queues import CPU, GPU
 
 
 class FitDefenseJob(Job):
-    """Prepare a defense for a model from training images, and keep it."""
+    """Fit a defense to a model with training images, and keep it."""
 
-    title: ClassVar[str] = "Prepare a defense"
-    noun: ClassVar[str] = "preparation of a defense"
+    title: ClassVar[str] = "Fit a defense"
+    noun: ClassVar[str] = "fit of a defense"
     kind: Literal["fit-defense"] = "fit-defense"
     dataset_id: str = Field(min_length=1, description="The data set to learn from.")
     name: str = Field(min_length=1, max_length=200, description="Name of the defense.")
-    fit: FitSpec = Field(description="What to prepare, and how.")
+    fit: FitSpec = Field(description="What to fit, and how.")
 
     @property
     def queue(self) -> str:

@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from auditor.architecture import Architecture
-from auditor.errors import TrainingError
-from auditor.learning.checkpoint import BEST
-from auditor.training import train
-from auditor.training_result import Point, TrainingResult
-from auditor.training_spec import TrainingSpec
+from auditor.hardening.learning.checkpoint import BEST
+from auditor.hardening.result import TrainingPoint, TrainingResult
+from auditor.hardening.spec import TrainingSpec
+from auditor.hardening.training import train
+from auditor.kit.errors import TrainingError
+from auditor.models.architecture import Architecture
 from worker.job import Context, Job, Live, Output
-from worker.lineage import Child
+from worker.lineage import ChildModel
 from worker.loading import architecture_of
 from worker.queues import CPU, GPU
 
@@ -28,7 +28,7 @@ class HardenJob(Job):
     grace: ClassVar[float] = 60.0
     kind: Literal["harden"] = "harden"
     dataset_id: str = Field(min_length=1, description="The data set to train on.")
-    name: str = Field("", max_length=180, description="Name of the child; by default made of parent and method.")
+    name: str = Field("", max_length=180, description="Name of the child; by default the parent's name and the method.")
     training: TrainingSpec = Field(default_factory=TrainingSpec, description="How to train.")
 
     @property
@@ -58,7 +58,7 @@ class HardenJob(Job):
         output = self._output(context, result)
         if result.stopped != "cancelled":
             return output
-        kept = "it kept its best weights" if result.best.epoch else "no epoch was done, so nothing is kept"
+        kept = "it kept its best weights" if result.best.epoch else "no epoch was completed, so nothing is kept"
         why = "" if relay.why == "cancelled" else f"The training came to its {relay.why}; {kept}."
         return output._replace(state="cancelled", error=why)
 
@@ -66,7 +66,7 @@ class HardenJob(Job):
         child = self._child(context, result) if result.best.epoch else None
         return Output(result.model_dump_json().encode(), summarize(result), child=child)
 
-    def _child(self, context: Context, result: TrainingResult) -> Child:
+    def _child(self, context: Context, result: TrainingResult) -> ChildModel:
         """The kept weights as a model, its file stored."""
         parent = context.registry.model(self.model_id)
         architecture = self.training.hardening.child(architecture_of(parent))
@@ -74,7 +74,7 @@ class HardenJob(Job):
         weights = context.folder / "child.safetensors"
         shutil.copyfile(context.workspace / BEST, weights)
         method = self.training.hardening.display_title()
-        return Child(
+        return ChildModel(
             parent_id=parent.id,
             name=self.name or f"{parent.name}, {method}",
             architecture=architecture.model_dump(mode="json"),
@@ -84,6 +84,7 @@ class HardenJob(Job):
             manifest={
                 "parameters": _parameters(architecture),
                 "notes": _notes(result, parent.name, context.registry.dataset(self.dataset_id).name),
+                **({"output": parent.manifest["output"]} if parent.manifest.get("output") else {}),
             },
         )
 
@@ -97,7 +98,7 @@ class _Relay:
         self._begun = False
         self.why = ""
 
-    def point(self, point: Point) -> None:
+    def point(self, point: TrainingPoint) -> None:
         content = point.model_dump(mode="json")
         self._live.point(self._count, content, keep=point.clean is not None)
         self._count += 1
@@ -122,7 +123,7 @@ def summarize(result: TrainingResult) -> dict[str, Any]:
         "robust": best.robust.model_dump() if best.robust is not None else None,
         "threat": str(result.spec.threat),
         "flags": [flag.severity for flag in result.flags],
-        "seconds": result.seconds,
+        "seconds": result.provenance.seconds,
     }
 
 
@@ -135,7 +136,7 @@ def _notes(result: TrainingResult, parent: str, dataset: str) -> Sequence[str]:
     )
     ends = {
         "cancelled": f"The training was cancelled after {result.epochs:.3g} epochs.",
-        "diverged": f"The training broke off after {result.epochs:.3g} epochs: its loss was no number.",
+        "diverged": f"The training stopped after {result.epochs:.3g} epochs: its loss became NaN or infinite.",
     }
     return [made, *filter(None, [ends.get(result.stopped)])]
 

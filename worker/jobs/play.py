@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from auditor.defending.playground import PlaySpec, as_bytes, play
-from auditor.device import pick_device
+from auditor.kit.device import pick_device
 from worker.defending import load_defended
 from worker.defenses import Defenses
 from worker.job import Context, Job, Output

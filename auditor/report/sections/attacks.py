@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from auditor.criterion import Untargeted
-from auditor.metrics import Rate
-from auditor.records import AttackRecord
-from auditor.report.blocks import AnyBlock, Column, Section, Table, Text
+from auditor.attacking.criterion import Untargeted
+from auditor.attacking.records import AttackRecord
+from auditor.attacking.threat import ThreatModel
+from auditor.auditing.result import AuditResult
+from auditor.kit.statistics.estimate import Rate
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
-from auditor.threat import ThreatModel
+from auditor.show.blocks import AnyBlock, Column, Row, Section, Table, Text
 
 MINIMAL_NORM = (
-    "Median minimal norm: distance of the closest adversarial image found, beyond epsilon, too, over all attacked samples; an "
-    "upper bound on the true one."
+    "Median minimal norm: distance of the closest adversarial image found, within epsilon or not, over all attacked "
+    "samples; an upper bound on the true one."
 )
 
+SIGN = "†"
+DOUBTED = f"{SIGN} A check doubts this attack: read the doubts about it before you quote its row."
 
 _FIXED = (
     "Each attack ran on every sample that the model classifies correctly. Success counts an image as soon as the model {seen} "
     "within the budget, at any step and restart; the harness, not the attack, projects and judges."
 )
 _RANDOM = (
-    "The model answers at random: each attack ran on every sample that any of {draws} draws classifies correctly, saw the mean "
-    "of {draws} draws in every answer, and made all its steps. Of the images that its runs left, {draws} draws chose one, and "
-    "{draws} fresh draws judged it. Success: most of these give the attacker what he wants. Accuracy left: the mean over them."
+    "The model has random outputs: each attack ran on every sample that any of {draws} draws classifies correctly, "
+    "saw the mean of {draws} draws in every answer, and made all its steps. Of the images that its runs left, {draws} "
+    "draws chose one, and {draws} fresh draws judged it. Success: the attack works on most of these draws. Accuracy "
+    "left: the mean over them."
 )
 
 
@@ -55,6 +58,7 @@ def _seen(result: AuditResult) -> str:
 def _table(result: AuditResult, threat: ThreatModel) -> Table:
     records = [record for record in result.records if record.role == "headline" and record.threat == threat]
     rows = [_row(result, record) for record in records]
+    doubted = any(_doubted(result, record) for record in records)
     smallest = any(record.attack.budget == "minimal" for record in records)
     worst = result.robust_accuracy(threat)
     attackable = int((result.samples.correct | (result.clean_right > 0)).sum())
@@ -91,16 +95,18 @@ def _table(result: AuditResult, threat: ThreatModel) -> Table:
         rows=tuple(rows),
         caption="Success: share of the attacked samples. Accuracy left: share of all samples. Median distance: norm of the "
         "perturbation over the successes. No gradient: attacked samples whose gradient was zero or not finite at some step. "
-        "The worst case also counts images found under a smaller epsilon." + (" " + MINIMAL_NORM if smallest else ""),
+        "The worst case also counts images found under a smaller epsilon."
+        + (" " + MINIMAL_NORM if smallest else "")
+        + (" " + DOUBTED if doubted else ""),
     )
 
 
-def _row(result: AuditResult, record: AttackRecord) -> dict[str, Any]:
+def _row(result: AuditResult, record: AttackRecord) -> Row:
     fooled = np.array(record.fooled, bool)
     distances = np.array(record.distance)[fooled]
     settings = ", ".join(f"{name} {_shown(value)}" for name, value in record.attack.settings().items())
     return {
-        "attack": record.attack.display_title(),
+        "attack": record.attack.display_title() + (f" {SIGN}" if _doubted(result, record) else ""),
         "parameters": settings or "none",
         "attacked": len(record.positions),
         "success": str(record.success),
@@ -112,6 +118,15 @@ def _row(result: AuditResult, record: AttackRecord) -> dict[str, Any]:
         "blind": sum(record.blind),
         "seconds": record.seconds,
     }
+
+
+def _doubted(result: AuditResult, record: AttackRecord) -> bool:
+    """Whether a check doubts this attack within this threat model."""
+    return any(
+        (flag.about, flag.within) == (record.attack.describe(), str(record.threat))
+        for flag in result.flags
+        if flag.severity != "info"
+    )
 
 
 def _median_minimal_norm(record: AttackRecord) -> float | str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from auditor.report.blocks import AnyBlock, Column, Section, Table
+from auditor.attacking.threat import ThreatModel
+from auditor.auditing.result import AuditResult
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
-from auditor.threat import ThreatModel
+from auditor.show.blocks import AnyBlock, Column, Row, Section, Table
 
 
-class Classes(ReportSection):
+class ClassesSection(ReportSection):
     """One row per class: clean and robust accuracy with intervals, and where its fooled samples go."""
 
     kind: Literal["classes"] = "classes"
@@ -27,7 +27,7 @@ class Classes(ReportSection):
 def _table(result: AuditResult, threat: ThreatModel) -> Table:
     labels, held = np.array(result.samples.labels), result.held(threat)
     model, destinations = result.provenance.model, _destinations(result, threat)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for label in sorted(set(labels.tolist())):
         mine = labels == label
         most = Counter(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from auditor.corruption import SEVERITIES, is_small
-from auditor.report.blocks import Column, Figure, Section, Table, Text
+from auditor.auditing.corruption import SEVERITIES, is_small
+from auditor.auditing.result import AuditResult
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
+from auditor.show.blocks import Column, Figure, Row, Section, Table, Text
 
 
 class Corruptions(ReportSection):
@@ -46,7 +46,7 @@ class Corruptions(ReportSection):
         return Section(key=self.kind, title="Common corruptions", blocks=(Text(text=text), chart, _table(result)))
 
 
-def accuracy_rows(result: AuditResult) -> list[dict[str, Any]]:
+def accuracy_rows(result: AuditResult) -> list[Row]:
     """The cells of the chart ``grid``, the clean accuracy in front of each row."""
     rates = [
         (record.corruption.display_title(), record.corruption.severity, result.rate(result.corrupted_right(record)))
@@ -60,9 +60,9 @@ def accuracy_rows(result: AuditResult) -> list[dict[str, Any]]:
     ]
 
 
-def accuracy_table(result: AuditResult) -> list[dict[str, Any]]:
+def accuracy_table(result: AuditResult) -> list[Row]:
     """One row per corruption: the accuracy with its interval by severity ("1" to "5"), and the mean over those measured."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     values: dict[str, list[float]] = {}
     for record in result.corruptions:
         title, right = record.corruption.display_title(), result.corrupted_right(record)

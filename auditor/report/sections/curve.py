@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from auditor.criterion import Untargeted
-from auditor.metrics import Rate, WithheldRate
-from auditor.report.blocks import AnyBlock, Figure, Section
+from auditor.attacking.criterion import Untargeted
+from auditor.attacking.threat import Norm, ThreatModel, show_epsilon
+from auditor.auditing.result import AuditResult
+from auditor.kit.statistics.estimate import Rate, WithheldRate
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
-from auditor.threat import Norm, ThreatModel, show_epsilon
+from auditor.show.blocks import AnyBlock, ChartOptions, Figure, Row, Section
 
 
 class AccuracyCurve(ReportSection):
@@ -44,7 +44,7 @@ def _point(result: AuditResult) -> str:
     return "Each point is the share of all samples classified correctly and fooled by no attack"
 
 
-def curve_options(threat: ThreatModel) -> dict[str, Any]:
+def curve_options(threat: ThreatModel) -> ChartOptions:
     """The axis of one curve: in 1/255 where the epsilon is given so."""
     unit = "in 1/255" if _scale(threat) != 1 else "pixels in [0, 1]"
     x = f"epsilon ({threat.norm.symbol}, {unit})"
@@ -55,7 +55,7 @@ def _scale(threat: ThreatModel) -> float:
     return 255.0 if show_epsilon(threat.epsilon).endswith("/255") else 1.0
 
 
-def curve_rows(result: AuditResult, threat: ThreatModel, series: str) -> list[dict[str, Any]]:
+def curve_rows(result: AuditResult, threat: ThreatModel, series: str) -> list[Row]:
     """The points of one curve as rows of the chart ``lines``."""
     points: list[tuple[float, str, Rate]] = [(0.0, "0 (clean)", result.clean_accuracy)]
     points += [(item.epsilon, show_epsilon(item.epsilon), rate) for item, rate in result.curve(threat)]

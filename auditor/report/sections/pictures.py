@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from auditor.report.blocks import Images, Section
+from auditor.auditing.result import AuditResult
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
+from auditor.show.blocks import Images, Section
 
 
-class Pictures(ReportSection):
+class PicturesSection(ReportSection):
     """Some samples as the model saw them, with both predictions."""
 
     kind: Literal["pictures"] = "pictures"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from auditor.report.blocks import Column, Section, Table, Text
+from auditor.auditing.result import AuditResult
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
+from auditor.show.blocks import Column, Section, Table, Text
 
 
 class Reproduce(ReportSection):
@@ -16,10 +16,9 @@ class Reproduce(ReportSection):
     order: ClassVar[int] = 90
 
     def build(self, result: AuditResult) -> Section:
-        source = result.provenance
-        rows = {**source.versions, "revision": source.revision or "installed package", "device": source.device}
-        rows |= {"threads": str(source.threads), "batch size": str(source.batch_size)}
-        rows |= {"started (UTC)": source.started, "seconds": f"{source.seconds:.1f}"}
+        made = result.provenance.lines()
+        seconds = made.pop("seconds")
+        rows = made | {"started (UTC)": result.provenance.started, "seconds": seconds}
         return Section(
             key=self.kind,
             title="How to reproduce",
@@ -40,7 +39,7 @@ class Reproduce(ReportSection):
 
 
 def _batches(result: AuditResult) -> str:
-    """A network that answers at random draws its numbers for a batch as a whole."""
+    """A network with random outputs draws its numbers for a batch as a whole."""
     return (
         f" with {result.provenance.batch_size} images to a pass"
         if result.random

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
-from auditor.classifier import Normalization
-from auditor.report.blocks import Column, Section, Table, Text
+from pydantic import JsonValue
+
+from auditor.auditing.result import AuditResult, ModelFacts
+from auditor.models.class_table import ClassTable
+from auditor.models.classifier import Normalization
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
+from auditor.show.blocks import Column, Section, Table, Text
 
 
 class Scope(ReportSection):
@@ -17,19 +21,20 @@ class Scope(ReportSection):
     order: ClassVar[int] = 70
 
     def build(self, result: AuditResult) -> Section:
-        model, data = result.provenance.model, result.provenance.dataset
-        facts: dict[str, Any] = {
+        model, data, classes = result.provenance.model, result.provenance.dataset, result.provenance.classes
+        facts: dict[str, str | int] = {
             "Model": model.name,
             "Weights (SHA-256)": model.sha256 or "not stored",
             "Architecture": _architecture(model.architecture),
             "Parameters": f"{model.parameters:,}".replace(",", " "),
             "Input": f"{' x '.join(map(str, model.input_shape))} (channels, height, width), pixels in [0, 1]",
-            "Normalisation (declared)": str(Normalization.model_validate(model.normalization)),
+            "Normalization (declared)": str(Normalization.model_validate(model.normalization)),
             **({"How it was measured": " ".join(model.notes)} if model.notes else {}),
             "Classes": model.num_classes,
             "Data set": data.name,
             "Data (SHA-256)": data.sha256 or "not stored",
             **({"How the data was read": " ".join(data.notes)} if data.notes else {}),
+            **({"Classes of the data": f"matched {classes.describe()}"} if classes is not None else {}),
             "Samples audited": f"{len(result.samples)} of {data.samples}, drawn by seed {result.spec.seed}",
             "Clean accuracy": str(result.clean_accuracy),
         }
@@ -44,17 +49,45 @@ class Scope(ReportSection):
                     columns=(Column(key="name", title="Fact"), Column(key="value", title="Value")),
                     rows=tuple({"name": name, "value": value} for name, value in facts.items()),
                 ),
+                *(
+                    [_classes(classes, model)]
+                    if classes is not None and (classes.moved or classes.how == "hand")
+                    else []
+                ),
                 Text(
                     text="Robust accuracy is measured, not proved: it is the share of these samples on which the attacks named "
                     "here found nothing, so it bounds the true robust accuracy from above. Intervals (Wilson, 95 %) cover the "
-                    "choice of the samples, not the choice of the attacks, and hold for data like these alone.",
+                    "choice of the samples, not the choice of the attacks, and hold only for data like these.",
                     tone="note",
                 ),
             ),
         )
 
 
-def _architecture(architecture: dict[str, Any] | None) -> str:
+def _classes(classes: ClassTable, model: ModelFacts) -> Table:
+    """What the data calls its classes, and what they counted as; shown where that is not plain."""
+    return Table(
+        title="Classes of the data on the model's",
+        columns=(
+            Column(key="data", title="Class of the data"),
+            Column(key="images", title="Images"),
+            Column(key="model", title="Class of the model"),
+            Column(key="how", title="Edited"),
+        ),
+        rows=tuple(
+            {
+                "data": row.name,
+                "images": row.images,
+                "model": "left out" if row.place is None else model.class_name(row.place),
+                "how": "by hand" if row.changed else None,
+            }
+            for row in classes.rows
+        ),
+        caption="All images of the data set. An image is classified correctly if the model answers with the class on the right.",
+    )
+
+
+def _architecture(architecture: Mapping[str, JsonValue] | None) -> str:
     if architecture is None:
         return "given as a network in Python"
     parts = [f"{name} {value}" for name, value in architecture.items() if name not in ("kind", "layers")]

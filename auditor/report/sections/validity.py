@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import ClassVar, Literal
 
-from auditor.flag import Status
-from auditor.report.blocks import Column, Section, Table, Text
+from auditor.auditing.result import AuditResult
+from auditor.kit.flag import Status
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
+from auditor.show.blocks import Column, Section, Table, Text
 
 _ORDER: tuple[Status, ...] = ("severe", "doubt", "passed", "not applicable")
 
 
 class Validity(ReportSection):
-    """One row per check of the evaluation: what it looked for, what came of it, and what it saw."""
+    """One row per check of the evaluation: what it looked for, its outcome, and what it saw."""
 
     kind: Literal["validity"] = "validity"
     order: ClassVar[int] = 15
@@ -49,7 +49,7 @@ class Validity(ReportSection):
                     rows=rows,
                     caption="Doubt: read this before you quote a number. Severe: the number is probably wrong, and is withheld. "
                     f"Checks that attack again do so on up to {result.spec.check_samples} of the audited samples, so a weakness "
-                    "that shows on few samples may escape them; that all pass does not prove the numbers.",
+                    "that shows on few samples may escape them; passing all checks does not prove the numbers.",
                 ),
             ),
         )

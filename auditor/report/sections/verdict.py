@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from auditor.criterion import Untargeted
-from auditor.metrics import Rate
-from auditor.report.blocks import AnyBlock, Measure, Measures, Section, Text
+from auditor.attacking.criterion import Untargeted
+from auditor.attacking.threat import ThreatModel
+from auditor.auditing.result import AuditResult
+from auditor.kit.statistics.estimate import Rate
 from auditor.report.section import ReportSection
-from auditor.result import AuditResult
-from auditor.threat import ThreatModel
+from auditor.show.blocks import AnyBlock, Measure, Measures, Section, Text
 
 _TONES: dict[str, Literal["note", "warning", "bad"]] = {"info": "note", "warning": "warning", "severe": "bad"}
 
 
-class Verdict(ReportSection):
+class VerdictSection(ReportSection):
     """What the audit found, in one line per threat model, with its interval, its scope and its doubts."""
 
     kind: Literal["verdict"] = "verdict"
@@ -26,14 +26,14 @@ class Verdict(ReportSection):
         for flag in result.flags:
             blocks.append(Text(text=flag.text, tone=_TONES[flag.severity]))
         if not result.checks:
-            blocks.append(Text(text="Nothing checked this audit: its numbers rest on trust.", tone="warning"))
+            blocks.append(Text(text="No check ran in this audit, so nothing confirms its numbers.", tone="warning"))
         elif not result.flags:
             blocks.append(Text(text="The checks of this audit raised no doubt about these numbers.", tone="good"))
         return Section(key=self.kind, title="Verdict", blocks=tuple(blocks))
 
 
 def sentences(result: AuditResult) -> list[str]:
-    """The verdict in words, for people who must answer for it; one sentence or two per threat model."""
+    """The verdict in one or two sentences per threat model, for people who must answer for it."""
     n = len(result.samples)
     if result.headline_withheld:
         return [f"Robust accuracy is not established: {result.headline_withheld}"]
@@ -50,8 +50,8 @@ def sentences(result: AuditResult) -> list[str]:
             else "classifies right, and the attacks do not drive to the target class (another wrong class does not count),"
         )
         said.append(
-            f"Within {threat}, goal {result.goal}, the model {kept} at most {robust} of "
-            f"{n} samples. The attacks tried were {attacks}; a stronger attack can only lower this number."
+            f"Within {threat}, goal {result.goal}, the model {kept} at most {robust} of {n} samples. The attacks tried "
+            f"were {attacks}; a stronger attack can only lower this number."
         )
     return said
 
@@ -59,10 +59,10 @@ def sentences(result: AuditResult) -> list[str]:
 def _said_of_draws(result: AuditResult, threat: ThreatModel, robust: Rate, attacks: str) -> str:
     draws, majority = result.spec.draws, Rate.of(result.robust(threat))
     return (
-        f"The model answers at random. Within {threat}, goal {result.goal}, at most {robust} of its answers keep the right "
-        f"class, on average over {len(result.samples)} samples and {draws} fresh draws of each; the answer that most draws give "
-        f"stays right on {majority} of the samples. The attacks tried were {attacks}, each through the mean of {draws} draws; a "
-        "stronger attack can only lower these numbers."
+        f"The model has random outputs. Within {threat}, goal {result.goal}, at most {robust} of its answers keep the "
+        f"right class, on average over {len(result.samples)} samples and {draws} fresh draws of each; the answer that "
+        f"most draws give stays right on {majority} of the samples. The attacks tried were {attacks}, each through the "
+        f"mean of {draws} draws; a stronger attack can only lower these numbers."
     )
 
 

@@ -1,0 +1,1 @@
+"""The harness that runs attacks and judges them, and what attacks share: optimizers, losses, starting points."""

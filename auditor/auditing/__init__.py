@@ -1,0 +1,1 @@
+"""The audit: its spec, its plan, checks, corruptions, and its result."""

@@ -1,0 +1,1 @@
+"""What comes in: files of users, and the samples that are shipped."""

@@ -1,0 +1,1 @@
+"""Hardening: methods that change the weights, their training and its result."""

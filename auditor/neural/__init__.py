@@ -1,0 +1,1 @@
+"""Neuron-level evidence: analyses and what they are made of."""

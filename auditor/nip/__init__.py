@@ -1,1 +1,0 @@
-"""Neuron influence on the confidence in a class (Chen et al. 2021, arXiv 2112.13060)."""

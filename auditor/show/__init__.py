@@ -1,0 +1,1 @@
+"""How a result is laid out, without knowing any: blocks, charts, pictures, export."""

@@ -1,0 +1,1 @@
+"""What the dashboard and the command line may ask for, part by part (see ``worker.client``)."""
