@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,8 +56,9 @@ CASES = [
 
 
 def input_gradient(network: nn.Module, x: Tensor) -> Tensor:
-    points = x.clone().requires_grad_()
-    network(points).square().sum().backward()
+    """Of the sum of squared logits, computed in float64."""
+    points = x.double().requires_grad_()
+    copy.deepcopy(network).double()(points).square().sum().backward()
     assert points.grad is not None
     return points.grad
 
@@ -68,13 +70,13 @@ def test_logits_are_those_of_onnxruntime_and_gradients_those_of_the_original(
     original = torchvision_network(family.name)
     converted = agrees(export(original, tmp_path / "model.onnx", exporter, family.side))
     network = network_of(converted)
-    x = torch.rand(5, 3, family.side, family.side, generator=torch.Generator().manual_seed(3))
+    x = torch.rand(2, 3, family.side, family.side, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         assert difference(network(x), original(x)) < 1e-5
-    # A folded batch norm rounds otherwise, so an activation within rounding of its kink may land on the other side. Of a VGG's
-    # millions most images have one; an image without any has the same gradient.
+    # In float64. In float32 a network differs from itself: of a VGG's millions of ReLUs and maxima some are within rounding of
+    # their kink, and each that lands on the other side moves the gradient, by some percent of its largest value.
     gradients = zip(input_gradient(network, x), input_gradient(original, x), strict=True)
-    assert min(difference(a, b) for a, b in gradients) < 1e-4
+    assert max(difference(ours, theirs) for ours, theirs in gradients) < 1e-6
 
     wanted = {name for name, module in original.named_modules() if kind_of(module) in ("conv", "linear")}
     names = {name for name, module in network.named_modules() if kind_of(module) in ("conv", "linear")}
