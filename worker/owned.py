@@ -18,10 +18,11 @@ from auditor.models import own_code
 from auditor.models.own_code import INSTEAD, OwnCode, stored_code
 from worker import sandbox
 from worker.blobs import BlobStore
-from worker.budget import OnWait, reading_memory, reading_share, silent
+from worker.budget import OnWait, reading_memory, silent
 from worker.job import Context, Job, Output
 from worker.models import DatasetRow, ModelRow
 from worker.queues import GPU
+from worker.reading import confined_reading, senseless
 from worker.registry import Registry
 from worker.sandbox import RUN, WALLS, capabilities, confined, tell
 from worker.settings import Settings
@@ -67,31 +68,25 @@ def read_own_model(
     on_wait: OnWait = silent,
     choice: str = "",
     mapping: int = 1,
+    output: str = "",
 ) -> tuple[dict[str, Any], OwnCode]:
-    """As `worker.reading.read_model`, for a network that is its owner's code; also returns that with its number of classes."""
+    """As `worker.reading.read_model`, for a network that is its owner's code; also returns that with its number of classes.
+
+    ``output``: which of several outputs of the network holds the logits.
+    """
     from auditor.data.intake.weights import ModelManifest
 
     check_allowed(settings)
-    with reading_share(settings, on_wait) as memory:
-        result = confined(
-            "worker.owned:read_own_model_inside",
-            arguments={
-                "file": str(file), "filename": filename, "code": code.model_dump(mode="json"),
-                "destination": str(destination), "choice": choice, "mapping": mapping,
-            },
-            readable=[file],
-            writable=[destination.parent],
-            memory=memory,
-            seconds=settings.intake_seconds,
-            preload=[*_TABLES, "auditor.data.intake.weights"],
-            subject=f"{filename} with {code.file}",
-        )  # fmt: skip
+    manifest = confined_reading(
+        "worker.owned:read_own_model_inside", ModelManifest, file, filename, destination, settings,
+        {"code": code.model_dump(mode="json"), "choice": choice, "mapping": mapping, "output": output}, on_wait,
+        preload=[*_TABLES, "auditor.data.intake.weights"], subject=f"{filename} with {code.file}",
+    )  # fmt: skip
     try:
-        manifest = ModelManifest.model_validate(result)
         counted = _with_classes(code, manifest)
     except ValueError:
-        raise IntakeError(f"{filename} could not be read: its reader returned an invalid answer.") from None
-    return manifest.model_dump(mode="json") | {"architecture": counted.facts()}, counted
+        raise senseless(filename) from None
+    return manifest.model_dump(mode="json") | {"architecture": counted.facts(), "output": output}, counted
 
 
 def _with_classes(code: OwnCode, manifest: ModelManifest) -> OwnCode:
@@ -103,13 +98,13 @@ def _with_classes(code: OwnCode, manifest: ModelManifest) -> OwnCode:
 
 
 def read_own_model_inside(
-    file: str, filename: str, code: dict[str, Any], destination: str, choice: str, mapping: int
+    file: str, filename: str, destination: str, code: dict[str, Any], choice: str, mapping: int, output: str
 ) -> dict[str, Any]:
     """Runs in the sandbox."""
     from auditor.data.intake.weights import take_model
 
     tempfile.tempdir = str(Path(destination).parent)
-    counted = _permitted(code).counted()
+    counted = _permitted(code).counted(output)
     with counted.blamed():
         taken = take_model(
             Path(file), filename, counted, Path(destination), choice=choice, second=mapping == 2, advise=False

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from auditor.data.intake.inspection import Inspection
     from auditor.data.intake.reading import Reading
     from auditor.models.architecture import Architecture
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def read_model(
@@ -50,12 +52,12 @@ def read_model(
     }
     manifest = _confined(
         "read_model_inside", "weights", ModelManifest, file, filename, destination, settings, arguments, on_wait
-    )
+    ).model_dump(mode="json")
     if architecture is None:
         try:
             architecture_from(manifest["architecture"])
         except (AuditorError, LookupError, TypeError):
-            raise _senseless(filename) from None
+            raise senseless(filename) from None
     return manifest
 
 
@@ -74,11 +76,10 @@ def inspect_model(
     """
     from auditor.data.intake.inspection import Inspection
 
-    found = _confined(
+    return _confined(
         "inspect_model_inside", "inspection", Inspection, file, filename, scratch / "unused", settings,
         {"choice": choice, "asked": asked._asdict()}, on_wait,
     )  # fmt: skip
-    return Inspection.model_validate(found)
 
 
 def read_dataset(
@@ -98,7 +99,7 @@ def read_dataset(
     arguments = {"reading": reading.model_dump(mode="json")}
     return _confined(
         "read_dataset_inside", "datasets", DatasetManifest, file, filename, destination, settings, arguments, on_wait
-    )
+    ).model_dump(mode="json")
 
 
 def look_into_dataset(
@@ -115,43 +116,66 @@ def look_into_dataset(
     """
     from auditor.data.intake.datasets import Contents
 
-    found = _confined(
+    return _confined(
         "look_into_dataset_inside", "datasets", Contents, file, filename, scratch / "unused", settings, {"inside": inside},
         on_wait,
     )  # fmt: skip
-    return Contents.model_validate(found)
 
 
-def _confined(
+def confined_reading(
     function: str,
-    module: str,
-    manifest: type[BaseModel],
+    manifest: type[M],
     file: Path,
     filename: str,
     destination: Path,
     settings: Settings,
     arguments: dict[str, Any],
     on_wait: OnWait,
-) -> dict[str, Any]:
-    """The call into the sandbox. What comes back may come from a process that the file took over: it is checked."""
+    *,
+    preload: Sequence[str],
+    subject: str = "",
+) -> M:
+    """Call a reader into the sandbox: ``module:function``, which takes the file, its name, the destination and the arguments.
+
+    What comes back may come from a process that the file took over, and is checked. ``preload``: modules that the sandbox has
+    before its walls stand. ``subject``: what errors speak of, if not of the file alone. Raises IntakeError.
+    """
     with reading_share(settings, on_wait) as memory:
         result = confined(
-            f"worker.reading:{function}",
+            function,
             arguments={"file": str(file), "filename": filename, "destination": str(destination), **arguments},
             readable=[file],
             writable=[destination.parent],
             memory=memory,
             seconds=settings.intake_seconds,
-            preload=[f"auditor.data.intake.{module}"],
-            subject=filename,
+            preload=list(preload),
+            subject=subject or filename,
         )
     try:
-        return manifest.model_validate(result).model_dump(mode="json")
+        return manifest.model_validate(result)
     except ValidationError:
-        raise _senseless(filename) from None
+        raise senseless(filename) from None
 
 
-def _senseless(filename: str) -> IntakeError:
+def _confined(
+    function: str,
+    module: str,
+    manifest: type[M],
+    file: Path,
+    filename: str,
+    destination: Path,
+    settings: Settings,
+    arguments: dict[str, Any],
+    on_wait: OnWait,
+) -> M:
+    return confined_reading(
+        f"worker.reading:{function}", manifest, file, filename, destination, settings, arguments, on_wait,
+        preload=[f"auditor.data.intake.{module}"],
+    )  # fmt: skip
+
+
+def senseless(filename: str) -> IntakeError:
+    """The refusal of what a reader returned."""
     return IntakeError(f"{filename} could not be read: its reader returned an invalid answer.")
 
 

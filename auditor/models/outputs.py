@@ -81,6 +81,18 @@ def outputs_said(came: object, classes: int, output: str | int | None = None) ->
     return tuple(said)
 
 
+def outputs_of(came: object, output: str = "") -> dict[str, Tensor]:
+    """The tensors that a network returned, by name: all, the one that is asked for by name or number, or the one called logits.
+
+    For a network whose number of classes is not known yet. Raises EvaluationError where there is none of that name.
+    """
+    tensors = dict(_tensors(came))
+    called = [name for name in tensors if name.rpartition(".")[2] == "logits"]
+    if output:
+        called = [_named(tensors, output)]
+    return {called[0]: tensors[called[0]]} if len(called) == 1 else tensors
+
+
 def _taken(tensors: Mapping[str, Tensor], came: object, classes: int, output: str | int | None) -> str:
     """The name of the output that holds the logits. Raises EvaluationError."""
     if output is not None:

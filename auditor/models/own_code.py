@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Final, Literal
 
 import torch
 from pydantic import Field, JsonValue, field_validator
-from torch import Tensor, nn
+from torch import nn
 
 from auditor.kit.errors import AuditorError, EvaluationError, IntakeError, SpecError
 from auditor.kit.flag import Flag
 from auditor.kit.wording import printable, shape_text
 from auditor.models.architecture import Architecture
+from auditor.models.outputs import outputs_of
 
 KIND: Final = "own-code"
 LONGEST_SOURCE = 1 << 20
@@ -112,28 +113,44 @@ class OwnCode(Architecture):
             network = self._made()
         return network.to("meta") if target.type == "meta" else network
 
-    def counted(self) -> OwnCode:
-        """The same with the number of classes that the network returns for two images. Raises IntakeError."""
+    def counted(self, output: str = "") -> OwnCode:
+        """The same with the number of classes that the network returns for two images. Raises IntakeError.
+
+        ``output``: which of several outputs holds the logits, by its name or its number from 0.
+        """
         network = self.build().eval()
         hint = (
             f"If its images have another shape than {shape_text(self.input_shape)}, give that with --input, such as --input "
             f"1x28x28; or correct the file. {INSTEAD}"
         )
         with torch.no_grad(), self.blamed(hint):
-            logits = network(torch.zeros(2, *self.input_shape))
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
-            came = shape_text(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            came = network(torch.zeros(2, *self.input_shape))
+        classes = self._classes_in(came, output)
+        if self.num_classes not in (0, classes):
             raise IntakeError(
-                f"{self.network} of {self.file} returns {came} for 2 images of {shape_text(self.input_shape)}, expected logits: "
-                "a tensor of 2 x classes.",
-                f"Let forward return the logits alone. {_AGAIN}",
+                f"{self.network} of {self.file} returns {classes} logits, and {self.num_classes} classes were declared.",
+                f"Declare `--num-classes {classes}`, or leave it out.",
             )
-        if self.num_classes not in (0, logits.shape[1]):
+        return OwnCode.model_validate({**self.model_dump(), "num_classes": classes})
+
+    def _classes_in(self, came: object, output: str) -> int:
+        """The classes that the answer for two images has logits for; one logit counts as two. Raises IntakeError."""
+        try:
+            found = outputs_of(came, output)
+        except EvaluationError as error:
+            raise IntakeError(f"{self.network} of {self.file}: {error.message}", error.hint) from None
+        logits = next(iter(found.values())) if len(found) == 1 else None
+        sizes = [size for size in logits.shape[1:] if size != 1] if logits is not None else []
+        if logits is None or logits.dim() < 2 or len(logits) != 2 or len(sizes) > 1:
+            returned = shape_text(logits.shape) if logits is not None else type(came).__name__
+            named = ", ".join(printable(name) for name in list(found)[:20])
             raise IntakeError(
-                f"{self.network} of {self.file} returns {logits.shape[1]} logits, and {self.num_classes} classes were declared.",
-                f"Declare `--num-classes {logits.shape[1]}`, or leave it out.",
+                f"{self.network} of {self.file} returns {returned} for 2 images of {shape_text(self.input_shape)}, expected "
+                "logits: a tensor of 2 x classes.",
+                f"Let forward return the logits alone. {_AGAIN}"
+                + (f" Or name the output that holds them with `--output`: it has {named}." if len(found) > 1 else ""),
             )
-        return OwnCode.model_validate({**self.model_dump(), "num_classes": logits.shape[1]})
+        return sizes[0] if sizes else 2
 
     @contextmanager
     def blamed(self, hint: str = "") -> Iterator[None]:

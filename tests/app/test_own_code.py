@@ -7,8 +7,10 @@ import io
 import json
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,17 @@ from auditor.models.classifier import NORMALIZATIONS
 from auditor.models.own_code import KIND, OwnCode
 from tests.app.test_cli import Auditor, auditor, world
 from tests.app.test_pages import opened
+from tests.worker.test_supervisor import runners, wait_until
 from tests.worker.world import World, quick_spec
 from worker import owned
 from worker.attempt import attempt
+from worker.client import Client
 from worker.job import JOBS, Context
+from worker.loading import load_dataset
 from worker.owned import run_job
 from worker.sandbox import capabilities, confined
 from worker.settings import Settings, load_settings
+from worker.supervisor import supervise
 
 __all__ = ["auditor", "world"]  # fixtures
 
@@ -262,7 +268,14 @@ def test_outside_of_the_sandbox_and_without_all_walls_nothing_is_built(
 
 
 def test_where_a_wall_is_missing_the_sandbox_itself_refuses(tmp_path: Path) -> None:
-    values = {"code": code_of(PLAIN).model_dump(), "file": "x", "filename": "x", "choice": "", "mapping": 1}
+    values = {
+        "code": code_of(PLAIN).model_dump(),
+        "file": "x",
+        "filename": "x",
+        "choice": "",
+        "mapping": 1,
+        "output": "",
+    }
     where: dict[str, Any] = {"preload": ["migrations"], "memory": 2 << 30, "seconds": 60}
     with pytest.raises(ServiceError, match="here is no seccomp"):
         confined(
@@ -293,6 +306,43 @@ def test_code_that_fails_or_takes_too_long_ends_its_job_with_a_sentence(
     line = 1 + broken.splitlines().index("        raise KeyError('scale')")
     with pytest.raises(AuditorError, match=rf"^net\.py failed in line {line}: KeyError: 'scale'\. Correct the file"):
         run(world, allowed, failing, tmp_path / "failing")
+
+
+@pytest.mark.thorough
+def test_code_that_never_answers_is_stopped_at_the_stall_limit_and_leaves_no_process(
+    world: World, allowed: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDITOR_STALL_SECONDS", "8")
+    client, slept = Client(load_settings()), "import time\n        time.sleep(600)\n        return self.head("
+    job = client.audits.vet(add_by_hand(world, PLAIN.replace("return self.head(", slept), "silent"))
+    seen: set[int] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            for runner in runners():
+                with suppress(OSError):
+                    tasks = Path(f"/proc/{runner}/task").glob("*/children")
+                    seen.update(int(child) for task in tasks for child in task.read_text().split())
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        ended = supervise(job, "test", client.settings, client.ledger, threading.Event())
+    finally:
+        over.set()
+        watching.join()
+    assert ended == "stalled, now queued"
+    assert seen, "the sandbox was there"
+    wait_until(lambda: runners() == [] and not [pid for pid in seen if running(pid)])
+
+
+def running(pid: int) -> bool:
+    """Whether the process is there, and not only waits to be fetched."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 def test_intake_that_takes_too_long_is_ended(
@@ -356,6 +406,41 @@ def test_the_remedies_of_those_faults_work(here: None) -> None:
     with pytest.raises(AuditorError, match="mat1 and mat2") as raised_:
         code_of(PLAIN, height=32, width=32).counted()
     assert "another shape than 3x32x32, give that with --input" in raised_.value.hint
+
+
+SEVERAL = PLAIN.replace("return self.head(", "features = self.block(x)\n        logits = self.head(").replace(
+    ".flatten(1))\n", ".flatten(1))\n        return {'features': features, 'twice': 2 * logits, 'negative': -logits}\n"
+)
+"""With three outputs, none of them called logits."""
+
+
+def test_an_output_of_several_is_named_and_another_is_refused(here: None) -> None:
+    with pytest.raises(IntakeError, match="returns dict for 2 images of 3x6x6, expected logits") as raised:
+        code_of(SEVERAL).counted()
+    assert "name the output that holds them with `--output`: it has features, twice, negative." in raised.value.hint
+    for output in ("negative", "twice", "1"):
+        assert code_of(SEVERAL).counted(output).num_classes == 5
+    with pytest.raises(IntakeError, match="returns 2x8x6x6 for 2 images"):
+        code_of(SEVERAL).counted("features")
+    with pytest.raises(IntakeError, match="returns no output 'twise'") as raised:
+        code_of(SEVERAL).counted("twise")
+    assert "Did you mean twice?" in raised.value.hint
+    assert code_of(SEVERAL.replace("'twice'", "'logits'")).counted().num_classes == 5, "called so"
+    assert code_of(PLAIN, "Net(classes=1)").counted().num_classes == 2, "one logit is two classes"
+
+
+@pytest.mark.thorough
+def test_the_output_that_is_named_is_the_one_that_is_measured(
+    world: World, allowed: Settings, auditor: Auditor, tmp_path: Path
+) -> None:
+    (tmp_path / "net.py").write_text(SEVERAL)
+    torch.save(state(), tmp_path / "w.pt")
+    add = ("models", "add", str(tmp_path / "w.pt"), "--input", "3x6x6", "--code", f"{tmp_path / 'net.py'}:Net")
+    assert "with `--output`: it has features, twice, negative." in " ".join(auditor(*add, expect=1).split())
+    auditor(*add, "--output", "negative", "--normalization", "half")
+    result = run(world, allowed, world.client.library.model("w").id, tmp_path / "audit")
+    images = load_dataset(world.client.library.dataset(world.dataset_id), world.client.blobs).images(result.samples.ids)
+    assert result.samples.predictions == (-Same(state())((images - 0.5) / 0.5)).argmax(1).tolist()
 
 
 def test_what_follows_the_file_is_a_class_with_values_and_nothing_of_it_runs(tmp_path: Path) -> None:

@@ -83,9 +83,16 @@ class Library(ClientPart):
             stored = folder / "weights.safetensors"
             if isinstance(architecture, OwnCode):
                 manifest, architecture = read_own_model(
-                    upload.path, filename, architecture, stored, self.settings, on_wait, weights, mapping
+                    upload.path,
+                    filename,
+                    architecture,
+                    stored,
+                    self.settings,
+                    on_wait,
+                    weights,
+                    mapping,
+                    asked.output,
                 )
-                manifest["output"] = asked.output
             else:
                 manifest = read_model(
                     upload.path, filename, architecture, stored, self.settings, on_wait, weights, mapping, asked
