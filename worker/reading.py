@@ -50,8 +50,16 @@ def read_model(
         "mapping": mapping,
         "asked": asked._asdict(),
     }
-    manifest = _confined(
-        "read_model_inside", "weights", ModelManifest, file, filename, destination, settings, arguments, on_wait
+    manifest = confined_reading(
+        "worker.reading:read_model_inside",
+        ModelManifest,
+        file,
+        filename,
+        destination,
+        settings,
+        arguments,
+        on_wait,
+        preload=["auditor.data.intake.weights"],
     ).model_dump(mode="json")
     if architecture is None:
         try:
@@ -76,9 +84,9 @@ def inspect_model(
     """
     from auditor.data.intake.inspection import Inspection
 
-    return _confined(
-        "inspect_model_inside", "inspection", Inspection, file, filename, scratch / "unused", settings,
-        {"choice": choice, "asked": asked._asdict()}, on_wait,
+    return confined_reading(
+        "worker.reading:inspect_model_inside", Inspection, file, filename, scratch / "unused", settings,
+        {"choice": choice, "asked": asked._asdict()}, on_wait, preload=["auditor.data.intake.inspection"],
     )  # fmt: skip
 
 
@@ -97,8 +105,16 @@ def read_dataset(
     from auditor.data.intake.datasets import DatasetManifest
 
     arguments = {"reading": reading.model_dump(mode="json")}
-    return _confined(
-        "read_dataset_inside", "datasets", DatasetManifest, file, filename, destination, settings, arguments, on_wait
+    return confined_reading(
+        "worker.reading:read_dataset_inside",
+        DatasetManifest,
+        file,
+        filename,
+        destination,
+        settings,
+        arguments,
+        on_wait,
+        preload=["auditor.data.intake.datasets"],
     ).model_dump(mode="json")
 
 
@@ -116,9 +132,9 @@ def look_into_dataset(
     """
     from auditor.data.intake.datasets import Contents
 
-    return _confined(
-        "look_into_dataset_inside", "datasets", Contents, file, filename, scratch / "unused", settings, {"inside": inside},
-        on_wait,
+    return confined_reading(
+        "worker.reading:look_into_dataset_inside", Contents, file, filename, scratch / "unused", settings, {"inside": inside},
+        on_wait, preload=["auditor.data.intake.datasets"],
     )  # fmt: skip
 
 
@@ -155,23 +171,6 @@ def confined_reading(
         return manifest.model_validate(result)
     except ValidationError:
         raise senseless(filename) from None
-
-
-def _confined(
-    function: str,
-    module: str,
-    manifest: type[M],
-    file: Path,
-    filename: str,
-    destination: Path,
-    settings: Settings,
-    arguments: dict[str, Any],
-    on_wait: OnWait,
-) -> M:
-    return confined_reading(
-        f"worker.reading:{function}", manifest, file, filename, destination, settings, arguments, on_wait,
-        preload=[f"auditor.data.intake.{module}"],
-    )  # fmt: skip
 
 
 def senseless(filename: str) -> IntakeError:

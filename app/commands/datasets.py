@@ -16,7 +16,7 @@ from auditor.kit.errors import SpecError
 
 if TYPE_CHECKING:
     from auditor.data.intake.datasets import Contents
-    from auditor.data.intake.images import ImageSize
+    from auditor.data.intake.image_size import ImageSize
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -210,7 +210,7 @@ def list_datasets() -> None:
 
 
 def _size(resize: str, crop: str, interpolation: str, antialias: bool, preset: str) -> ImageSize | None:
-    from auditor.data.intake.images import ImageSize
+    from auditor.data.intake.image_size import ImageSize
     from auditor.data.intake.presets import size_of_preset
 
     if preset:

@@ -18,7 +18,7 @@ from app.state import client, parameter
 from app.text import plain
 from app.widgets import errors_shown
 from auditor.data.intake.bundle import Part, bundle_name, bundled
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.label_map import parse_label_map
 from auditor.data.intake.presets import size_of_preset
 from auditor.data.intake.reading import WAYS, Choice, Chosen, Reading

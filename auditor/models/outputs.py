@@ -84,7 +84,7 @@ def outputs_said(came: object, classes: int, output: str | int | None = None) ->
 def outputs_of(came: object, output: str = "") -> dict[str, Tensor]:
     """The tensors that a network returned, by name: all, the one that is asked for by name or number, or the one called logits.
 
-    For a network whose number of classes is not known yet. Raises EvaluationError where there is none of that name.
+    For a network whose number of classes is not known yet. Raises EvaluationError for a name that it has not.
     """
     tensors = dict(_tensors(came))
     called = [name for name in tensors if name.rpartition(".")[2] == "logits"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from auditor.data.intake.arrays import PARTS
+from auditor.data.intake.array_pairs import PARTS
 from auditor.data.intake.reading import Choice, Reading, Undecided, unknown
 from auditor.kit.wording import listed, shown
 

@@ -18,7 +18,7 @@ from auditor.data.intake.exclusion import Exclusion
 from auditor.data.intake.faults import Unusable
 from auditor.data.intake.files import Entry, Files, one_file, tarred, tarred_stream, zipped
 from auditor.data.intake.folders import FolderReader
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.magic import EMPTY_ZIP, ZIP, kind_of, read_head
 from auditor.data.intake.parquet import ParquetReader
 from auditor.data.intake.reading import Choice, Reading, Undecided, unknown

@@ -6,13 +6,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 from auditor.data.intake import archive
-from auditor.data.intake.arrays import PARTS
+from auditor.data.intake.array_pairs import PARTS
 from auditor.data.intake.faults import Unusable
-from auditor.data.intake.files import Entry, Files
-from auditor.data.intake.groups import CORRUPTIONS, SEVERITIES
+from auditor.data.intake.files import Files
+from auditor.data.intake.folder_groups import chosen_groups, corruptions_at, group_choices
+from auditor.data.intake.folder_paths import Candidate, Located, candidates, is_junk
 from auditor.data.intake.images import Box
 from auditor.data.intake.lists import LIST_SUFFIXES, Listed, read_list, words_of
 from auditor.data.intake.pictures import Item, Layout, PictureReader
@@ -26,52 +26,8 @@ from auditor.models.labels import Classes, check_class_names, classes_of
 
 _LAYOUT = "Expected one folder for each class, with images in it: cat/1.png, dog/2.png."
 _PARTS = "If these are parts such as train and test, make a zip of each and add them one by one."
-_IGNORED_FOLDERS = frozenset({"__MACOSX"})
-_IGNORED_FILES = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
-_DOCUMENTS = ("readme", "license", "licence", "copying", "citation")
-_DOCUMENT_SUFFIXES = ("", ".txt", ".md", ".rst", ".html", ".pdf", ".cff")
-"""Texts that data sets bring along beside their class folders."""
-
-_BESIDE_SUFFIXES = frozenset(
-    {
-        *LIST_SUFFIXES,
-        ".md",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".log",
-        ".pdf",
-        ".html",
-        ".py",
-        ".sh",
-    }
-)
-"""Lists, annotations and scripts: what no image is called, wherever it lies."""
-
 _INNER = "images"
 """A folder that some data sets have between a class and its images."""
-
-
-class _Path(NamedTuple):
-    """A file that may be an image, and the parts of its path that are still to be understood."""
-
-    parts: tuple[str, ...]
-    entry: Entry
-
-
-class _Located(NamedTuple):
-    """An image with its class by name, its part of the data set, and its corruption."""
-
-    entry: Entry
-    name: str
-    folder: str
-    part: int = 0
-    group: Group | None = None
-    box: Box | None = None
 
 
 class FolderReader(PictureReader):
@@ -84,7 +40,7 @@ class FolderReader(PictureReader):
         self._files = files
         self._lists = [
             entry for entry in files.entries
-            if PurePosixPath(entry.path).suffix.lower() in LIST_SUFFIXES and not _is_junk(entry.parts)
+            if PurePosixPath(entry.path).suffix.lower() in LIST_SUFFIXES and not is_junk(entry.parts)
         ]  # fmt: skip
 
     def choices(self) -> list[Choice]:
@@ -129,10 +85,10 @@ class FolderReader(PictureReader):
         layout.groups = tuple(groups)
         return layout
 
-    def _located(self, reading: Reading) -> tuple[list[_Located], Classes, Layout]:
+    def _located(self, reading: Reading) -> tuple[list[Located], Classes, Layout]:
         """Every image with its class, all classes, and a layout of all but the items."""
         self._optional: list[Choice] = []
-        paths, folders, ignored = self._entries()
+        paths, folders, ignored = candidates(self._files)
         out = set(self._out)
         faults: dict[str | int, IntakeError] = {}
         for path in paths:
@@ -148,14 +104,14 @@ class FolderReader(PictureReader):
         if not paths:
             raise IntakeError(f"{shown(self._name)} holds no images.", _LAYOUT)
         self._check_not_arrays(paths)
-        located: list[_Located] = []
+        located: list[Located] = []
         names: set[str] = set()
         for number, (part, some) in enumerate(self._parts(paths, reading)):
             found, classes = self._of_part(some, folders, part, reading, layout)
             located += [item._replace(part=number) for item in found]
             names |= classes
         if reading.severities or reading.corruptions:
-            located = self._chosen_groups(located, reading)
+            located = chosen_groups(located, reading, self._name)
         for classes in self._other_parts:
             names |= classes
         if reading.listing or not self._by_folder:
@@ -183,32 +139,7 @@ class FolderReader(PictureReader):
 
     # Files and parts.
 
-    def _entries(self) -> tuple[list[_Path], set[tuple[str, ...]], list[str]]:
-        """The files that may be images, the folders that are empty or hold some, and what is ignored, as it is shown."""
-        files: list[_Path] = []
-        folders: set[tuple[str, ...]] = set()
-        beside: set[tuple[str, ...]] = set()
-        ignored: list[str] = []
-        for folder in self._files.folders:
-            parts = tuple(folder.rstrip("/").split("/"))
-            if _is_junk(parts):
-                ignored.append(shown(folder))
-            else:
-                folders.add(parts)
-        for entry in self._files.entries:
-            parts = entry.parts
-            if _is_junk(parts):
-                ignored.append(shown(entry.path))
-            elif _is_document(parts) or PurePosixPath(parts[-1]).suffix.lower() in _BESIDE_SUFFIXES:
-                ignored.append(shown(entry.path))
-                beside.add(parts[:-1])
-            else:
-                files.append(_Path(parts, entry))
-        with_files = {path.parts[:length] for path in files for length in range(1, min(len(path.parts), 6))}
-        # A folder of annotations alone is no class; an empty one is a class without images.
-        return files, {folder for folder in folders if folder in with_files or folder not in beside}, ignored
-
-    def _check_not_arrays(self, paths: Sequence[_Path]) -> None:
+    def _check_not_arrays(self, paths: Sequence[Candidate]) -> None:
         inner = next((path for path in paths if path.parts[-1].lower().endswith((".npz", ".zip"))), None)
         if inner is not None and all(path.parts[-1].lower().endswith((".npz", ".npy", ".zip")) for path in paths):
             held = [path.entry.path for path in paths if path.parts[-1].lower().endswith(".npz")]
@@ -222,7 +153,7 @@ class FolderReader(PictureReader):
                 f"Take {shown(inner.parts[-1])} out of the zip and add that.",
             )
 
-    def _parts(self, paths: list[_Path], reading: Reading) -> list[tuple[str, list[_Path]]]:
+    def _parts(self, paths: list[Candidate], reading: Reading) -> list[tuple[str, list[Candidate]]]:
         """The files of each part of the data set, in the order asked for; one part "" where there are none."""
         self._other_parts: list[set[str]] = []
         top = 0
@@ -258,8 +189,8 @@ class FolderReader(PictureReader):
     # Classes.
 
     def _of_part(
-        self, paths: list[_Path], folders: set[tuple[str, ...]], part: str, reading: Reading, layout: Layout
-    ) -> tuple[list[_Located], set[str]]:
+        self, paths: list[Candidate], folders: set[tuple[str, ...]], part: str, reading: Reading, layout: Layout
+    ) -> tuple[list[Located], set[str]]:
         """The images of one part with their classes, and all classes of the part."""
         self._by_folder = True
         depth, misplaced = self._depth(paths, reading)
@@ -292,19 +223,19 @@ class FolderReader(PictureReader):
                 group, rest = Group(path.parts[depth - 1], int(rest[0])), rest[1:]
             folder = rest[0]
             name = "/".join(path.parts[depth:])
-            found.append(_Located(path.entry, name, folder, group=group, box=boxes.get(path.entry.path)))
+            found.append(Located(path.entry, name, folder, group=group, box=boxes.get(path.entry.path)))
         if inner > 2:
             names = {item.folder for item in found}
             if found[0].group is not None:
-                self._optional += _group_choices([item.group for item in found if item.group is not None])
+                self._optional += group_choices([item.group for item in found if item.group is not None])
         if part:
             found = [item._replace(name=f"{part}/{item.name}") for item in found]
         return found, names
 
-    def _usual(self, paths: Sequence[_Path]) -> int:
+    def _usual(self, paths: Sequence[Candidate]) -> int:
         return Counter(len(path.parts) for path in paths).most_common(1)[0][0]
 
-    def _depth(self, paths: list[_Path], reading: Reading) -> tuple[int, dict[str | int, IntakeError]]:
+    def _depth(self, paths: list[Candidate], reading: Reading) -> tuple[int, dict[str | int, IntakeError]]:
         """How deep the class folders lie, and the files that lie elsewhere. Raises IntakeError for another layout."""
         usual = self._usual(paths)
         depth = 0
@@ -318,7 +249,7 @@ class FolderReader(PictureReader):
         if inner == 3 and {path.parts[depth + 1] for path in deep} == {_INNER}:
             return depth, self._elsewhere(paths, usual)
         if inner > 2:
-            corrupted = self._corrupted(deep, depth)
+            corrupted = corruptions_at(deep, depth)
             if corrupted is not None:
                 return corrupted, self._elsewhere(paths, usual)
             found = sorted({path.parts[depth] for path in deep})
@@ -337,20 +268,7 @@ class FolderReader(PictureReader):
             )
         return depth, self._elsewhere(paths, usual)
 
-    def _corrupted(self, deep: Sequence[_Path], depth: int) -> int | None:
-        """Where the folders of corruptions and severities begin, as in ImageNet-C; None where there are none."""
-        severities = {str(number) for number in range(1, SEVERITIES + 1)}
-        length = len(deep[0].parts)
-        for start in range(depth, length - 3):
-            if {path.parts[start] for path in deep} <= CORRUPTIONS and {
-                path.parts[start + 1] for path in deep
-            } <= severities:
-                return start if length - start == 4 else None
-        if length - depth == 3 and depth and {path.parts[depth] for path in deep} <= severities:
-            return depth if deep[0].parts[depth - 1] in CORRUPTIONS else None
-        return None
-
-    def _elsewhere(self, paths: Sequence[_Path], usual: int) -> dict[str | int, IntakeError]:
+    def _elsewhere(self, paths: Sequence[Candidate], usual: int) -> dict[str | int, IntakeError]:
         """Why each file that does not lie where most do cannot be used."""
         return {
             path.entry.path: IntakeError(
@@ -362,27 +280,9 @@ class FolderReader(PictureReader):
             if len(path.parts) != usual
         }
 
-    def _chosen_groups(self, located: list[_Located], reading: Reading) -> list[_Located]:
-        """The images of the corruptions and severities that were asked for."""
-        groups = [item.group for item in located if item.group is not None]
-        known = list(dict.fromkeys(group.corruption for group in groups))
-        levels = sorted({group.severity for group in groups})
-        for corruption in reading.corruptions:
-            if corruption not in known:
-                raise unknown("corruptions", corruption, known, self._name)
-        for severity in reading.severities:
-            if severity not in levels:
-                raise unknown("severities", str(severity), [str(level) for level in levels], self._name)
-        return [
-            item for item in located
-            if item.group is not None
-            and (not reading.corruptions or item.group.corruption in reading.corruptions)
-            and (not reading.severities or item.group.severity in reading.severities)
-        ]  # fmt: skip
-
     # Lists.
 
-    def _listed(self, paths: Sequence[_Path], classes: int, part: str, reading: Reading) -> list[Listed] | None:
+    def _listed(self, paths: Sequence[Candidate], classes: int, part: str, reading: Reading) -> list[Listed] | None:
         """The rows of the list that says the labels, where it is asked for or there are no class folders; else None."""
         known = {path.entry.path for path in paths} | self._files.excluded
         if reading.listing:
@@ -414,10 +314,10 @@ class FolderReader(PictureReader):
         return next(iter(found.values()), None)
 
     def _by_list(
-        self, paths: Sequence[_Path], rows: Sequence[Listed], reading: Reading, layout: Layout
-    ) -> tuple[list[_Located], set[str]]:
+        self, paths: Sequence[Candidate], rows: Sequence[Listed], reading: Reading, layout: Layout
+    ) -> tuple[list[Located], set[str]]:
         by_path = {path.entry.path: path.entry for path in paths}
-        found: dict[str, _Located] = {}
+        found: dict[str, Located] = {}
         names: set[str] = set()
         for row in rows:
             if row.path in self._files.excluded:
@@ -436,14 +336,14 @@ class FolderReader(PictureReader):
                     f"{shown(row.label)}; expected one label for each image.",
                     "Keep one of the two rows.",
                 )
-            found[row.path] = _Located(by_path[row.path], row.path, row.label, box=row.box if reading.roi else None)
+            found[row.path] = Located(by_path[row.path], row.path, row.label, box=row.box if reading.roi else None)
         if unlisted := len(by_path) - len(found):
             layout.notes.append(f"{counted(unlisted, 'file')} not named in the list ignored.")
         layout.files += sum(row.path not in by_path and row.path not in self._files.excluded for row in rows)
         self._check_boxes([item.box for item in found.values()], reading)
         return list(found.values()), names
 
-    def _boxes(self, paths: Sequence[_Path], reading: Reading) -> dict[str, Box]:
+    def _boxes(self, paths: Sequence[Candidate], reading: Reading) -> dict[str, Box]:
         """The regions of interest in the lists beside the images, where they are asked for."""
         if not reading.roi:
             return {}
@@ -465,29 +365,6 @@ class FolderReader(PictureReader):
                 "Roi.Y1, Roi.X2, Roi.Y2).",
                 "Read the whole images: leave `--roi` out, or 'Crop to the region of interest' on the page.",
             )
-
-
-def _group_choices(groups: Sequence[Group]) -> list[Choice]:
-    corruptions = tuple(dict.fromkeys(group.corruption for group in groups))
-    severities = tuple(str(severity) for severity in sorted({group.severity for group in groups}))
-    return [
-        Choice(field="corruptions", values=corruptions, several=True, needed=False),
-        Choice(field="severities", values=severities, several=True, needed=False),
-    ]
-
-
-def _is_junk(parts: tuple[str, ...]) -> bool:
-    """What file managers leave in archives: hidden files, __MACOSX, Thumbs.db, Icon and a carriage return."""
-    return (
-        any((part.startswith(".") and part != ".") or part in _IGNORED_FOLDERS for part in parts)
-        or parts[-1].lower() in _IGNORED_FILES
-    )
-
-
-def _is_document(parts: tuple[str, ...]) -> bool:
-    """A README or a licence beside the class folders, or beside their common top folder."""
-    path = PurePosixPath(parts[-1].lower())
-    return len(parts) <= 2 and path.stem in _DOCUMENTS and path.suffix in _DOCUMENT_SUFFIXES
 
 
 def _order_warning(classes: Classes) -> list[str]:

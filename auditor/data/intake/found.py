@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from auditor.data.intake.checkpoints import Checkpoint
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.kit.limits import Limits
 from auditor.models.architecture import Architecture
 from auditor.models.classifier import Normalization

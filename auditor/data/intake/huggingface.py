@@ -22,7 +22,7 @@ from auditor.data.intake import archive
 from auditor.data.intake.checkpoints import Checkpoint, load_zip
 from auditor.data.intake.found import NOTHING_ASKED, Asked, FoundModel, ModelReader
 from auditor.data.intake.hub_config import Numbers, Preprocessor, TimmConfig, TransformersConfig
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.magic import ZIP
 from auditor.data.intake.safe import load_safetensors
 from auditor.kit.errors import AuditorError, IntakeError, SpecError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.kit.errors import SpecError, meant
 
 _FORM = "Write torchvision:resnet50.IMAGENET1K_V2, or timm:resnet18.a1_in1k."

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from auditor.data.intake.checkpoints import Checkpoint, WeightsFormat
 from auditor.data.intake.found import NOTHING_ASKED, Asked, FoundModel
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.loading import load
 from auditor.data.intake.matching import EmbeddedNormalization, Match, match
 from auditor.data.intake.proposals import only_proposal

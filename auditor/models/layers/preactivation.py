@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, cast
 
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ Activation = Literal["relu", "silu"]
 """SiLU is what the networks of Gowal et al. 2020 (arXiv 2010.03593) call Swish."""
 
 ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
+
+WIDTHS = (64, 128, 256, 512)
+"""Channels of the stages of PreAct ResNets."""
 
 
 def strides_of(blocks: int, first: int) -> Iterator[int]:
@@ -35,11 +39,19 @@ class SameConv2d(nn.Conv2d):
         return super().forward(nn.functional.pad(x, (left, 1, top, 1)))
 
 
-class WideBlock(nn.Module):
-    """Two pre-activated 3x3 convolutions (Zagoruyko and Komodakis 2016, arXiv 1605.07146, figure 1(b)).
+def stage_of(
+    block: Callable[[int, int, int], nn.Module], channels_in: int, channels_out: int, blocks: int, stride: int
+) -> nn.Sequential:
+    """The blocks of one width, each made of its channels in, its channels out and its stride."""
+    stage = nn.Sequential()
+    for step in strides_of(blocks, stride):
+        stage.append(block(channels_in, channels_out, step))
+        channels_in = channels_out
+    return stage
 
-    Where the number of channels changes, the activated input also goes through a 1x1 convolution that replaces it in the sum.
-    """
+
+class PreActivated(nn.Module):
+    """What WideBlock and PreActBlock have in common: two 3x3 convolutions, each after a normalization and a ReLU."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
@@ -49,14 +61,32 @@ class WideBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels_out)
         self.relu2 = nn.ReLU()
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+
+    def activated(self, x: Tensor) -> Tensor:
+        """The input, normalized and activated."""
+        return cast(Tensor, self.relu1(self.bn1(x)))
+
+    def residual(self, active: Tensor) -> Tensor:
+        """What both convolutions make of it."""
+        return cast(Tensor, self.conv2(self.relu2(self.bn2(self.conv1(active)))))
+
+
+class WideBlock(PreActivated):
+    """Two pre-activated 3x3 convolutions (Zagoruyko and Komodakis 2016, arXiv 1605.07146, figure 1(b)).
+
+    Where the number of channels changes, the activated input also goes through a 1x1 convolution that replaces it in the sum.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__(channels_in, channels_out, stride)
         self.convShortcut = (
             None if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        active = self.relu1(self.bn1(x))
-        residual = self.conv2(self.relu2(self.bn2(self.conv1(active))))
-        return cast(Tensor, residual + (x if self.convShortcut is None else self.convShortcut(active)))
+        active = self.activated(x)
+        residual = self.residual(active)
+        return residual + (x if self.convShortcut is None else self.convShortcut(active))
 
 
 class WideStage(nn.Module):
@@ -64,10 +94,7 @@ class WideStage(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, blocks: int, stride: int) -> None:
         super().__init__()
-        self.layer = nn.Sequential()
-        for step in strides_of(blocks, stride):
-            self.layer.append(WideBlock(channels_in, channels_out, step))
-            channels_in = channels_out
+        self.layer = stage_of(WideBlock, channels_in, channels_out, blocks, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.layer(x))
@@ -123,10 +150,8 @@ class PortedWideStage(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, blocks: int, stride: int, activation: Activation) -> None:
         super().__init__()
-        self.block = nn.Sequential()
-        for step in strides_of(blocks, stride):
-            self.block.append(PortedWideBlock(channels_in, channels_out, step, activation))
-            channels_in = channels_out
+        made = partial(PortedWideBlock, activation=activation)
+        self.block = stage_of(made, channels_in, channels_out, blocks, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.block(x))
@@ -156,7 +181,7 @@ class PortedWideNetwork(nn.Module):
         return cast(Tensor, self.logits(self.flatten(self.pool(x))))
 
 
-class PreActBlock(nn.Module):
+class PreActBlock(PreActivated):
     """Two pre-activated 3x3 convolutions (He et al. 2016, arXiv 1603.05027, figure 4(e)).
 
     ``shortcut_of``: where the shape changes, whether the 1x1 convolution takes the activated input or the input itself.
@@ -165,13 +190,7 @@ class PreActBlock(nn.Module):
     def __init__(
         self, channels_in: int, channels_out: int, stride: int, shortcut_of: Literal["activated", "input"]
     ) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels_in)
-        self.relu1 = nn.ReLU()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels_out)
-        self.relu2 = nn.ReLU()
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        super().__init__(channels_in, channels_out, stride)
         same = stride == 1 and channels_in == channels_out
         self.shortcut = (
             None if same else nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, stride=stride, bias=False))
@@ -179,10 +198,10 @@ class PreActBlock(nn.Module):
         self.shortcut_of = shortcut_of
 
     def forward(self, x: Tensor) -> Tensor:
-        active = self.relu1(self.bn1(x))
-        residual = self.conv2(self.relu2(self.bn2(self.conv1(active))))
+        active = self.activated(x)
+        residual = self.residual(active)
         if self.shortcut is None:
-            return cast(Tensor, residual + x)
+            return residual + x
         return cast(Tensor, residual + self.shortcut(active if self.shortcut_of == "activated" else x))
 
 
@@ -202,13 +221,10 @@ class PreActNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        before = 64
-        for number, (width, count) in enumerate(zip((64, 128, 256, 512), blocks, strict=True), start=1):
-            stage = nn.Sequential()
-            for stride in strides_of(count, 1 if number == 1 else 2):
-                stage.append(PreActBlock(before, width, stride, shortcut_of))
-                before = width
-            self.add_module(f"layer{number}", stage)
+        before, made = 64, partial(PreActBlock, shortcut_of=shortcut_of)
+        for number, (width, count) in enumerate(zip(WIDTHS, blocks, strict=True), start=1):
+            self.add_module(f"layer{number}", stage_of(made, before, width, count, 1 if number == 1 else 2))
+            before = width
         if last_norm:
             self.bn = nn.BatchNorm2d(before)
             self.relu = nn.ReLU()
@@ -252,13 +268,10 @@ class PortedPreActNetwork(nn.Module):
     def __init__(self, channels: int, blocks: Sequence[int], num_classes: int, activation: Activation) -> None:
         super().__init__()
         self.conv_2d = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-        before = 64
-        for number, (width, count) in enumerate(zip((64, 128, 256, 512), blocks, strict=True)):
-            stage = nn.Sequential()
-            for stride in strides_of(count, 1 if number == 0 else 2):
-                stage.append(PortedPreActBlock(before, width, stride, activation))
-                before = width
-            self.add_module(f"layer_{number}", stage)
+        before, made = 64, partial(PortedPreActBlock, activation=activation)
+        for number, (width, count) in enumerate(zip(WIDTHS, blocks, strict=True)):
+            self.add_module(f"layer_{number}", stage_of(made, before, width, count, 1 if number == 0 else 2))
+            before = width
         self.batchnorm = nn.BatchNorm2d(before)
         self.relu = ACTIVATIONS[activation]()
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,19 +12,17 @@ from torch import Tensor
 
 from auditor.data.intake.onnx.builder import IMAGE, Builder, Const, Draft, Live, Refusal, Value
 from auditor.data.intake.onnx.constants import FOLDS, TooLargeError
-from auditor.data.intake.onnx.document import EXPORT, DeclaredTensor, Node, OnnxFile, read_document
+from auditor.data.intake.onnx.document import EXPORT, Node, OnnxFile, read_document
+from auditor.data.intake.onnx.ends import chosen_output, image_input
 from auditor.data.intake.onnx.naming import Use, named
 from auditor.data.intake.onnx.operators import OPERATORS
-from auditor.kit.errors import AuditorError, IntakeError, meant
+from auditor.kit.errors import AuditorError, IntakeError
 from auditor.kit.limits import Limits
-from auditor.kit.wording import counted, listed, printable, shape_text, shown
+from auditor.kit.wording import counted, shape_text, shown
 from auditor.models.architectures.onnx import Onnx
 from auditor.models.graph import steps
 from auditor.models.graph.network import INPUT, Graph, Held, Role
 from auditor.models.outputs import ONE_LOGIT
-
-_CHANNELS = (1, 3, 4)
-"""Channels by which an input is known to have them last."""
 
 _CARRY = ("Identity", "Cast", "CastLike", "Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operations on a constant after which it still is that tensor of the file."""
@@ -65,8 +63,8 @@ class _Conversion:
     def __init__(self, document: OnnxFile, filename: str, size: tuple[int, int] | None, output: str | None) -> None:
         self.document, self.filename = document, filename
         self.notes: list[str] = []
-        self.output = self._chosen(output)
-        image, self.last = self._image(size)
+        self.output = chosen_output(document, filename, output, self.notes)
+        image, self.last = image_input(document, filename, size, self.notes)
         self.builder = Builder(image[0] or 1, document.opset)
         self.input_shape = (image[3], image[1], image[2]) if self.last else (image[1], image[2], image[3])
         self.values: dict[str, Value] = {name: Const(tensor, name) for name, tensor in document.tensors.items()}
@@ -118,87 +116,6 @@ class _Conversion:
         return Converted(architecture, {key: tensors[key] for key in expected}, tuple(self.notes))
 
     # What goes in and comes out
-
-    def _chosen(self, wanted: str | None) -> DeclaredTensor:
-        """The output that holds the logits."""
-        outputs = self.document.outputs
-        names = [item.name for item in outputs]
-        if wanted is not None:
-            numbers = [str(number) for number in range(len(names))]
-            places = [known.index(wanted) for known in (names, numbers) if wanted in known]
-            if not places:
-                raise IntakeError(
-                    f"{shown(self.filename)} has no output {shown(wanted)}; it has {listed([shown(item) for item in names], 8)}.",
-                    f"{meant(wanted, names)} {_choose(names)}".strip(),
-                    tuple(names),
-                )
-            return outputs[places[0]]
-        usable = [item for item in outputs if item.kind.startswith(("float", "bfloat")) and _may_be_logits(item)]
-        named_so = [item for item in usable if "logit" in item.name.lower()]
-        found = named_so if len(named_so) == 1 else usable
-        if len(found) != 1:
-            several = tuple(item.name for item in usable)
-            raise IntakeError(
-                f"{shown(self.filename)} has {counted(len(outputs), 'output')} ({listed([shown(item) for item in names], 8)}); "
-                f"expected one of images x classes.",
-                _choose(several) if several else "Export the network so that it returns the logits alone.",
-                several,
-            )
-        if len(outputs) > 1:
-            self.notes.append(f"The file has {len(outputs)} outputs; {shown(found[0].name)} was taken for the logits.")
-        return found[0]
-
-    def _image(self, size: tuple[int, int] | None) -> tuple[tuple[int, ...], bool]:
-        """The sizes of the input in the file's order, 0 for an open batch, and whether channels are last."""
-        inputs = self.document.inputs
-        if len(inputs) != 1:
-            names = listed([shown(item.name) for item in inputs], 8) or "none"
-            raise self._error(
-                f"{shown(self.filename)} has {counted(len(inputs), 'input')} ({names}); expected one, the images.",
-                "Export the network so that it takes images alone.",
-            )
-        (image,) = inputs
-        shape = image.shape
-        if not image.kind.startswith(("float", "bfloat")):
-            raise self._error(
-                f"The input {shown(image.name)} of {shown(self.filename)} takes {image.kind}; expected float pixels.",
-                "Export the network without the conversion from whole numbers in front.",
-            )
-        if shape is None or len(shape) != 4:
-            came = "no shape" if shape is None else f"the shape {_shown(shape)}"
-            raise self._error(
-                f"The input {shown(image.name)} of {shown(self.filename)} has {came}; expected images x channels x height x "
-                "width, or channels last.",
-                "Export the network with images as its input.",
-            )
-        last = shape[3] in _CHANNELS and shape[1] not in _CHANNELS
-        channels, height, width = (shape[3], shape[1], shape[2]) if last else shape[1:]
-        if not isinstance(channels, int) or channels < 1:
-            raise self._error(
-                f"The input {shown(image.name)} of {shown(self.filename)} leaves its channels open ({_shown(shape)}).",
-                "Export it with a fixed number of channels.",
-            )
-        sides = []
-        for what, side, given in zip(("height", "width"), (height, width), size or (None, None), strict=True):
-            fixed = isinstance(side, int) and side > 0
-            if fixed and given not in (None, side):
-                raise self._error(
-                    f"{shown(self.filename)} is made for a {what} of {side} pixels, not {given}.",
-                    "Leave out `--size` ('Height' and 'Width' on the page): the file says its size itself.",
-                )
-            if not fixed and given is None:
-                raise self._error(
-                    f"{shown(self.filename)} leaves the size of its images open ({_shown(shape)}); expected a fixed "
-                    "height and width.",
-                    "Give the size that the network was trained on, height x width: `--size 224x224` on the command line, "
-                    "'Height' and 'Width' on the page.",
-                )
-            sides.append(side if fixed else given)
-        batch = shape[0] if isinstance(shape[0], int) and shape[0] > 0 else 0
-        sizes = (batch, *sides, channels) if last else (batch, channels, *sides)
-        if batch > 1:
-            self.notes.append(f"The file was made for batches of {batch} images; the network takes any number.")
-        return tuple(int(str(item)) for item in sizes), last
 
     def _plain(self, logits: Live, keep_softmax: bool) -> Live:
         """The logits as (B, K), without the softmax after them."""
@@ -405,22 +322,9 @@ def _squashed(draft: Draft, value: Live) -> str:
     return "sigmoid" if one and draft.step is steps.Activation and draft.values["function"] == "sigmoid" else ""
 
 
-def _choose(names: Sequence[str]) -> str:
-    """How to say which output holds the logits."""
-    return f"Say which output holds the logits, such as `--output {printable(names[0], 60)}`; 'Output' on the page."
-
-
 def _constant(node: Node) -> Tensor:
     for name in ("value", "value_float", "value_int", "value_floats", "value_ints"):
         if name in node.attributes:
             value = node.attributes[name]
             return value if isinstance(value, Tensor) else torch.tensor(value)
     raise Refusal("is a constant that is not a tensor of numbers")
-
-
-def _may_be_logits(item: DeclaredTensor) -> bool:
-    return item.shape is None or len([size for size in item.shape if size != 1]) <= 2
-
-
-def _shown(shape: tuple[int | str | None, ...]) -> str:
-    return "x".join("?" if size is None else str(size)[:30] for size in shape)

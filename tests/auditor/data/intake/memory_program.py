@@ -18,7 +18,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from auditor.data.intake.datasets import take_dataset
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.reading import Reading
 from auditor.data.intake.weights import take_model
 from auditor.kit.errors import IntakeError

@@ -68,6 +68,9 @@ class ResNetOfBlocks(nn.Module):
 class Standardized(ResNetOfBlocks):
     """With RobustBench's buffers mu and sigma, beside the layers."""
 
+    mu: Tensor
+    sigma: Tensor
+
     def __init__(self) -> None:
         super().__init__(PreActBlock, 3, 10)
         self.register_buffer("mu", torch.tensor((0.4914, 0.4822, 0.4465)).view(1, 3, 1, 1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.kit.errors import IntakeError
 from auditor.kit.limits import Limits
 from auditor.models.dataset import ImageDataset

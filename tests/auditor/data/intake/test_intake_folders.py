@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from auditor.data.intake import images as images_module
-from auditor.data.intake.images import Header, ImageSize, decode, read_header
+from auditor.data.intake.image_size import ImageSize
+from auditor.data.intake.images import Header, decode, read_header
 from auditor.kit.errors import IntakeError
 from auditor.kit.limits import Limits
 from auditor.models.dataset import ImageDataset

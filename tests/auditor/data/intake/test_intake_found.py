@@ -11,7 +11,7 @@ import torch
 from auditor.data.intake import readers
 from auditor.data.intake.checkpoints import Checkpoint
 from auditor.data.intake.found import FoundModel, ModelReader
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.weights import take_model
 from auditor.kit.errors import IntakeError
 from auditor.models.architectures.lenet5 import LeNet5

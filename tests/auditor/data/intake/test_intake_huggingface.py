@@ -19,7 +19,8 @@ from torch import Tensor
 from auditor.data.intake.found import NOTHING_ASKED, Asked
 from auditor.data.intake.hub_config import Preprocessor, TransformersConfig
 from auditor.data.intake.huggingface import _image_size
-from auditor.data.intake.images import ImageSize, decode
+from auditor.data.intake.image_size import ImageSize
+from auditor.data.intake.images import decode
 from auditor.data.intake.weights import load_weights, take_model
 from auditor.kit.errors import IntakeError
 from auditor.kit.limits import Limits

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from auditor.data.intake.datasets import look_into
-from auditor.data.intake.images import ImageSize
+from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.label_map import parse_label_map
 from auditor.data.intake.presets import size_of_preset
 from auditor.kit.errors import IntakeError, SpecError

@@ -46,8 +46,17 @@ HEAVY = [
     Family("vgg11_bn", 224),
     Family("vit_b_16", 224),
 ]
+
+
+def _marks(family: Family, exporter: str) -> list[pytest.MarkDecorator]:
+    """Each small family as the default exporter writes it, and one in each form, are tested with every `make test`."""
+    if family in HEAVY:
+        return [pytest.mark.slow]
+    return [] if exporter == "default" or family.name == "small densenet" else [pytest.mark.thorough]
+
+
 CASES = [
-    pytest.param(family, exporter, marks=[pytest.mark.slow] if family in HEAVY else [], id=f"{family.name}, {exporter}")
+    pytest.param(family, exporter, marks=_marks(family, exporter), id=f"{family.name}, {exporter}")
     for family in (*QUICK, *HEAVY)
     for exporter in EXPORTERS
     # The older exporter has no form of PyTorch's attention for operator sets below 13.
