@@ -381,6 +381,20 @@ def test_medmnist(door: Door) -> None:
     assert "'test_images'" in error.hint
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_medmnist_is_what_medmnist_reads(door: Door, tmp_path: Path, part: str) -> None:
+    """A file of BreastMNIST's form and sizes, 28x28 in grey; the package is not among ours, since it brings many others."""
+    medmnist = pytest.importorskip("medmnist", reason="needs `pip install medmnist`")
+    sizes = medmnist.INFO["breastmnist"]["n_samples"]
+    content = {f"{name}_images": RNG.integers(0, 256, (size, 28, 28), np.uint8) for name, size in sizes.items()}
+    content |= {f"{name}_labels": RNG.integers(0, 2, (size, 1), np.uint8) for name, size in sizes.items()}
+    np.savez(tmp_path / "breastmnist.npz", allow_pickle=False, **content)
+    theirs = medmnist.BreastMNIST(split=part, root=str(tmp_path), download=False)
+    door.dataset((tmp_path / "breastmnist.npz").read_bytes(), "breastmnist.npz", parts=(part,))
+    np.testing.assert_array_equal(door.pixels()[..., 0], np.stack([np.asarray(image) for image, _ in theirs]))
+    assert stored(door).labels.tolist() == [int(label[0]) for _, label in theirs]
+
+
 def test_arrays_by_number_and_by_choice(door: Door) -> None:
     np.savez(stream := io.BytesIO(), IMAGES, LABELS)
     assert "'arr_0' and 'arr_1' were taken" in door.dataset(stream.getvalue()).notes[0]
