@@ -139,7 +139,8 @@ def data_parallel(folder: Path) -> LibraryFile:
 
 def compiled(folder: Path) -> LibraryFile:
     network = of_torchvision()
-    torch.save(torch.compile(network).state_dict(), folder / "compiled.pt")
+    made: Any = torch.compile(network)
+    torch.save(made.state_dict(), folder / "compiled.pt")
     return mobilenet(folder / "compiled.pt", network)
 
 
@@ -236,7 +237,7 @@ def timm_folder(folder: Path) -> LibraryFile:
     network = of_timm()
     hub = folder / "hub"
     hub.mkdir()
-    timm.models.save_for_hf(network, hub, model_config={"num_classes": CLASSES}, safe_serialization=True)
+    timm.models.save_for_hf(network, str(hub), model_config={"num_classes": CLASSES}, safe_serialization=True)
     return LibraryFile(zipped(hub), timm_scaled(network), shape=(3, 224, 224))
 
 
@@ -246,8 +247,9 @@ def timm_folder(folder: Path) -> LibraryFile:
 def _vit(folder: Path) -> tuple[Any, Any]:
     import transformers
 
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 48}
-    config = transformers.ViTConfig(num_labels=CLASSES, image_size=SIDE, patch_size=16, **sizes)
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 48}
+    sizes: dict[str, Any] = heads | {"num_labels": CLASSES}
+    config = transformers.ViTConfig(image_size=SIDE, patch_size=16, **sizes)
     torch.manual_seed(0)
     network = unlike_fresh(transformers.ViTForImageClassification(config), 3)
     processor = transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE})
