@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from auditor.neural.routes.derivative import Flow, IntPair, Won
+from auditor.models.tracing import IntPair, function_of, pair
+from auditor.neural.routes.derivative import Flow, Won
 from auditor.neural.routes.graph import Edge, TracedNetwork
-from auditor.neural.routes.operations import function_of, pair
 
 
 @dataclass(frozen=True)

@@ -16,39 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-IntPair = tuple[int, int]
-
-
-class Window(NamedTuple):
-    """The windows of a pool: (rows, columns) each."""
-
-    kernel: IntPair
-    stride: IntPair
-    padding: IntPair = (0, 0)
-    dilation: IntPair = (1, 1)
-    ceil_mode: bool = False
-
-    @property
-    def reach(self) -> IntPair:
-        """How many windows at most hold one position, by rows and columns; (1, 1) where windows do not overlap."""
-        rows, columns = ((k - 1) * d // s + 1 for k, s, d in zip(self.kernel, self.stride, self.dilation, strict=True))
-        return rows, columns
-
-    @property
-    def overlaps(self) -> bool:
-        return self.reach != (1, 1)
-
-    def first(self, axis: int, positions: Tensor) -> Tensor:
-        """Index of the first window that can hold a position; below 0 where that one lies outside the map."""
-        spread = (self.kernel[axis] - 1) * self.dilation[axis]
-        return -((spread - positions - self.padding[axis]) // self.stride[axis])
-
-    def winners(self, maps: Tensor) -> Tensor:
-        """Flat index of the largest entry of each window, (B, C, windows)."""
-        indices = functional.max_pool2d(
-            maps, self.kernel, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
-        )[1]
-        return indices.flatten(2)
+from auditor.models.tracing import IntPair, Window
 
 
 class Won(NamedTuple):

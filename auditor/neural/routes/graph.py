@@ -19,11 +19,11 @@ from torch import Tensor, fx, nn
 from auditor.kit.errors import EvaluationError
 from auditor.models.classifier import Classifier
 from auditor.models.neurons import kind_of
+from auditor.models.tracing import IntPair, function_of, shapes_in, traced
 from auditor.neural.routes.derivative import (
     Add,
     AvgPoolRule,
     Flow,
-    IntPair,
     MaxPoolRule,
     Pad,
     Same,
@@ -31,8 +31,7 @@ from auditor.neural.routes.derivative import (
     Step,
     Subsample,
 )
-from auditor.neural.routes.operations import ADDITIONS, function_of, step_of
-from auditor.neural.routes.tracing import shapes_in, traced
+from auditor.neural.routes.operations import ADDITIONS, step_of
 
 MOST_PATHS = 5000
 """Paths that may lead into one layer before we give up; networks of hundreds of dense layers have hundreds."""

@@ -3,7 +3,6 @@ form."""
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +12,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from auditor.models.neurons import is_activation, kind_of
+from auditor.models.tracing import Window, arguments, dimensions_of, function_of, same_function, window_of
 from auditor.neural.routes.derivative import (
     Add,
     AvgPoolRule,
     Concatenate,
     Elementwise,
-    IntPair,
     MaxPoolRule,
     Pad,
     ReluRule,
@@ -26,7 +25,6 @@ from auditor.neural.routes.derivative import (
     ScaleRule,
     Step,
     Subsample,
-    Window,
 )
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, Tensor.add, Tensor.add_)
@@ -37,13 +35,6 @@ _MEANS = (torch.mean, Tensor.mean)
 _LINEAR_MAPS = (nn.Linear, nn.modules.conv._ConvNd)
 MOST_BITS = 62
 """Windows that may hold one position of an overlapping pool; each is one bit of an int64."""
-
-
-def function_of(node: fx.Node, network: nn.Module) -> Any:
-    """What a node calls: a module, or a function (a method as Tensor has it)."""
-    if node.op == "call_module":
-        return network.get_submodule(str(node.target))
-    return getattr(Tensor, str(node.target), None) if node.op == "call_method" else node.target
 
 
 def step_of(node: fx.Node, source: fx.Node, network: nn.Module, shapes: Mapping[fx.Node, torch.Size]) -> Step | str:
@@ -60,7 +51,7 @@ def step_of(node: fx.Node, source: fx.Node, network: nn.Module, shapes: Mapping[
     if isinstance(what, nn.Identity):
         return Same()
     if isinstance(what, nn.modules.dropout._DropoutNd) or what in _DROPOUTS:
-        active = what.training if isinstance(what, nn.Module) else _argument(node, what, "training")
+        active = what.training if isinstance(what, nn.Module) else arguments(node, what)["training"]
         return f"{name} is active" if active else Same()
     if isinstance(what, nn.Flatten) or what in _SAME:
         return Same() if after in (before, torch.Size([before[0], before[1:].numel()])) else f"{name} mixes dimensions"
@@ -99,26 +90,26 @@ def _pool(node: fx.Node, what: Any, before: torch.Size, after: torch.Size) -> St
     """The steps that change the size of the maps."""
     if len(before) != 4:
         return None
-    if isinstance(what, nn.MaxPool2d) or _is(what, "max_pool2d"):
-        window = _window(node, what)
+    if isinstance(what, nn.MaxPool2d) or same_function(what, "max_pool2d"):
+        window = window_of(node, what)
         many = window.reach[0] * window.reach[1] > MOST_BITS
         return "too many windows of the pool overlap" if many else MaxPoolRule(window)
-    if isinstance(what, nn.AvgPool2d) or _is(what, "avg_pool2d"):
-        if _window(node, what).overlaps:
+    if isinstance(what, nn.AvgPool2d) or same_function(what, "avg_pool2d"):
+        if window_of(node, what).overlaps:
             return "the windows of the average pool overlap"
         return AvgPoolRule(_applied(node, what))
-    if isinstance(what, nn.AdaptiveAvgPool2d) or _is(what, "adaptive_avg_pool2d"):
+    if isinstance(what, nn.AdaptiveAvgPool2d) or same_function(what, "adaptive_avg_pool2d"):
         if before == after:
             return Same()
         if any(a % b for a, b in zip(before[2:], after[2:], strict=True)):
             return "the windows of the average pool overlap"
         return AvgPoolRule(_applied(node, what))
-    if isinstance(what, nn.AdaptiveMaxPool2d) or _is(what, "adaptive_max_pool2d"):
+    if isinstance(what, nn.AdaptiveMaxPool2d) or same_function(what, "adaptive_max_pool2d"):
         if any(a % b for a, b in zip(before[2:], after[2:], strict=True)):
             return "the windows of the max-pool overlap unevenly"
         kernel = (before[2] // after[2], before[3] // after[3])
         return MaxPoolRule(Window(kernel, kernel))
-    if what in _MEANS and _dimensions(node) == {2, 3}:
+    if what in _MEANS and dimensions_of(node) == {2, 3}:
         return AvgPoolRule(lambda maps: maps.mean((2, 3), keepdim=True))
     if isinstance(what, nn.ZeroPad2d):
         left, right, top, bottom = what.padding
@@ -130,16 +121,10 @@ def _pool(node: fx.Node, what: Any, before: torch.Size, after: torch.Size) -> St
     return None
 
 
-def _dimensions(node: fx.Node) -> set[int]:
-    """The dimensions of a map (B, C, H, W) over which a mean goes."""
-    dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", ())
-    return {int(item) % 4 for item in (dim if isinstance(dim, list | tuple) else [dim])}
-
-
 def _padding(node: fx.Node) -> Step | str:
-    bound = _bound(node, functional.pad).arguments
-    amounts = list(bound["pad"]) + [0] * (8 - len(bound["pad"]))
-    if bound["mode"] != "constant" or bound["value"] not in (None, 0) or min(amounts) < 0 or any(amounts[6:]):
+    given = arguments(node, functional.pad)
+    amounts = list(given["pad"]) + [0] * (8 - len(given["pad"]))
+    if given["mode"] != "constant" or given["value"] not in (None, 0) or min(amounts) < 0 or any(amounts[6:]):
         return "the padding is not with zeros"
     return Pad((amounts[0], amounts[1], amounts[2], amounts[3]), before=amounts[4])
 
@@ -152,46 +137,8 @@ def _subsample(index: Any) -> Step | str:
     return Subsample(picks[2], picks[3])
 
 
-def _window(node: fx.Node, what: Any) -> Window:
-    """The windows of a max- or average pool, module or function, with PyTorch's defaults."""
-    if isinstance(what, nn.Module):
-        values = vars(what)
-    else:
-        positional = ["input", "kernel_size", "stride", "padding"]
-        positional += ["dilation", "ceil_mode"] if _is(what, "max_pool2d") else ["ceil_mode"]
-        values = dict(zip(positional, node.args, strict=False)) | dict(node.kwargs)
-    kernel = pair(values["kernel_size"])
-    return Window(
-        kernel,
-        pair(values["stride"]) if values.get("stride") not in (None, [], ()) else kernel,
-        pair(values.get("padding", 0)),
-        pair(values.get("dilation", 1)),
-        bool(values.get("ceil_mode", False)),
-    )
-
-
-def _is(what: Any, name: str) -> bool:
-    """Whether a function is PyTorch's of that name, in functional or in torch itself (they may be different objects)."""
-    return what is not None and what in (getattr(functional, name), getattr(torch, name, None))
-
-
 def _applied(node: fx.Node, what: Any) -> Callable[[Tensor], Tensor]:
     """The operation as a function of its first input, with the rest of its arguments as they are."""
     if isinstance(what, nn.Module):
         return what.forward
     return lambda value: what(value, *node.args[1:], **node.kwargs)
-
-
-def _bound(node: fx.Node, function: Callable[..., Any]) -> inspect.BoundArguments:
-    bound = inspect.signature(function).bind(*node.args, **node.kwargs)
-    bound.apply_defaults()
-    return bound
-
-
-def _argument(node: fx.Node, function: Callable[..., Any], name: str) -> Any:
-    return _bound(node, function).arguments[name]
-
-
-def pair(value: Any) -> IntPair:
-    """(rows, columns) of a size that may be one number for both."""
-    return (int(value[0]), int(value[-1])) if isinstance(value, list | tuple) else (int(value), int(value))

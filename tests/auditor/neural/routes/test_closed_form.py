@@ -15,8 +15,9 @@ from torch.nn import functional
 from auditor.kit.errors import EvaluationError
 from auditor.models.classifier import Classifier
 from auditor.models.layers.residual import PadShortcut, ResidualNetwork
+from auditor.models.tracing import Window
 from auditor.neural.routes.closed_form import EdgeInfluence, IntoLayer
-from auditor.neural.routes.derivative import Flow, ReluRule, Window
+from auditor.neural.routes.derivative import Flow, ReluRule
 from auditor.neural.routes.routes import Mode, RouteFinder
 from tests.auditor.brute_force import jacobian_norms, randomized
 from tests.narrow import known, sequence, typed
