@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from auditor.auditing.result import AuditResult
     from auditor.auditing.spec import AuditSpec
     from auditor.auditing.vet import vet as vet_classifier
+    from auditor.certifying.certificate import CERTIFICATES, Certificate, Proofs, certify
     from auditor.data.samples import sample
     from auditor.defending.defense import DEFENSES, Defense
     from auditor.defending.evaluation import DefenseEvaluation, EvaluationSpec, FittedDefense, evaluate_defense
@@ -48,7 +49,9 @@ _WHERE = {
     "AuditResult": "auditing.result:AuditResult",
     "AuditSpec": "auditing.spec:AuditSpec",
     "AuditorError": "kit.errors:AuditorError",
+    "CERTIFICATES": "certifying.certificate:CERTIFICATES",
     "CHECKS": "auditing.check:CHECKS",
+    "Certificate": "certifying.certificate:Certificate",
     "CORRUPTIONS": "auditing.corruption:CORRUPTIONS",
     "Check": "auditing.check:Check",
     "Classifier": "models.classifier:Classifier",
@@ -65,10 +68,12 @@ _WHERE = {
     "ImageDataset": "models.dataset:ImageDataset",
     "Norm": "attacking.threat:Norm",
     "Normalization": "models.classifier:Normalization",
+    "Proofs": "certifying.certificate:Proofs",
     "ThreatModel": "attacking.threat:ThreatModel",
     "TrainingResult": "hardening.result:TrainingResult",
     "TrainingSpec": "hardening.spec:TrainingSpec",
     "audit": "auditing.audit:run",
+    "certify": "certifying.certificate:certify",
     "compare": "report.comparison:compare",
     "evaluate_defense": "defending.evaluation:evaluate_defense",
     "fit": "defending.fit:fit",
@@ -85,6 +90,7 @@ __all__ = [
     "ANALYSES",
     "ARCHITECTURES",
     "ATTACKS",
+    "CERTIFICATES",
     "CHECKS",
     "CORRUPTIONS",
     "DEFENSES",
@@ -95,6 +101,7 @@ __all__ = [
     "AuditResult",
     "AuditSpec",
     "AuditorError",
+    "Certificate",
     "Check",
     "Classifier",
     "Corruption",
@@ -108,10 +115,12 @@ __all__ = [
     "ImageDataset",
     "Norm",
     "Normalization",
+    "Proofs",
     "ThreatModel",
     "TrainingResult",
     "TrainingSpec",
     "audit",
+    "certify",
     "compare",
     "evaluate_defense",
     "fit",

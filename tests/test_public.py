@@ -32,7 +32,7 @@ def test_every_catalogue_that_plug_ins_extend_is_public_under_its_name() -> None
     extended = {name.partition(":")[2] for name, catalogue in CATALOGUES.items() if catalogue.entry_points}
     public = {name for name in auditor.__all__ if isinstance(getattr(auditor, name), Catalog)}
     assert public == extended
-    assert len(public) == 7
+    assert len(public) == 8
 
 
 def test_the_entry_point_groups_are_called_like_the_catalogues() -> None:

@@ -12,13 +12,14 @@ from typing import NamedTuple
 ARCHITECTURES = "auditor.architectures"
 ATTACKS = "auditor.attacks"
 ANALYSES = "auditor.analyses"
+CERTIFICATES = "auditor.certificates"
 CHECKS = "auditor.checks"
 CORRUPTIONS = "auditor.corruptions"
 DEFENSES = "auditor.defenses"
 HARDENINGS = "auditor.hardenings"
 """The entry point groups of packages that bring members of the catalogues."""
 
-GROUPS = (ARCHITECTURES, ATTACKS, ANALYSES, CHECKS, CORRUPTIONS, DEFENSES, HARDENINGS)
+GROUPS = (ARCHITECTURES, ATTACKS, ANALYSES, CERTIFICATES, CHECKS, CORRUPTIONS, DEFENSES, HARDENINGS)
 
 PREFIX = "auditor."
 OURS = ("auditor", "worker")

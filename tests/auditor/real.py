@@ -10,7 +10,7 @@ import foolbox
 import numpy as np
 import torch
 import torchattacks
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditor.attacking.attack import ATTACKS
 from auditor.attacking.criterion import Misclassification
@@ -91,3 +91,27 @@ def by_torchattacks(setting: Setting, attack: torchattacks.attack.Attack) -> np.
 
 def fewer(setting: Setting) -> Setting:
     return Setting(setting.classifier, setting.data, setting.ids[:FEWER], setting.x[:FEWER], setting.y[:FEWER])
+
+
+def images(file: Path, count: int) -> ImageDataset:
+    held = np.load(file)
+    pixels = held["images"][:count]
+    return ImageDataset(pixels.reshape(*pixels.shape[:3], -1), held["labels"][:count].astype(np.int64), name=file.stem)
+
+
+def tensors(shared: Path, file: str) -> dict[str, Tensor]:
+    """Weights trained by others, some of them kept on a GPU."""
+    found: dict[str, Tensor] = torch.load(shared / "weights" / file, weights_only=True, map_location="cpu")
+    return found
+
+
+def sequential(channels: int, widths: tuple[int, int], features: int) -> nn.Sequential:
+    first, second = widths
+    layers = [
+        nn.Conv2d(channels, first, 4, 2, 1),
+        nn.ReLU(),
+        nn.Conv2d(first, second, 4, 2, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+    ]
+    return nn.Sequential(*layers, nn.Linear(features, 100), nn.ReLU(), nn.Linear(100, 10))

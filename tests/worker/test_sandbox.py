@@ -64,16 +64,15 @@ def children() -> set[int]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No process, no zombie and no folder."""
-
-    def homes() -> set[Path]:
-        return set(Path(tempfile.gettempdir()).glob("auditor-home-*"))
-
-    before = children(), homes()
+    place = tmp_path_factory.mktemp("homes")
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before = children()
     yield
-    assert children() <= before[0]
-    assert homes() <= before[1]
+    assert children() <= before
+    assert not list(place.glob("auditor-home-*"))
 
 
 # What the test of itself says, which `auditor doctor` shows.

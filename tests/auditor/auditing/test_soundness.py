@@ -25,6 +25,7 @@ from auditor.kit.statistics.estimate import Rate
 from auditor.models.architecture import ARCHITECTURES
 from auditor.models.classifier import NORMALIZATIONS, Classifier
 from auditor.models.dataset import ImageDataset
+from tests.auditor.real import images, sequential, tensors
 from tests.nets import StraightThrough
 
 EPSILON = 0.1
@@ -55,12 +56,6 @@ class Hot(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 1000 * self.network(x)
-
-
-def images(file: Path, count: int) -> ImageDataset:
-    held = np.load(file)
-    pixels = held["images"][:count]
-    return ImageDataset(pixels.reshape(*pixels.shape[:3], -1), held["labels"][:count].astype(np.int64), name=file.stem)
 
 
 def trained(network: nn.Module, shared: Path) -> nn.Module:
@@ -199,24 +194,6 @@ def test_hot_network(shared: Path, certified: bool) -> None:
     assert value(hot) <= outside + 0.011
     alone = audited(Hot(network), data, EPSILON, [PGD20])
     assert alone.headline_withheld
-
-
-def tensors(shared: Path, file: str) -> dict[str, Tensor]:
-    """Weights trained by others, some of them kept on a GPU."""
-    found: dict[str, Tensor] = torch.load(shared / "weights" / file, weights_only=True, map_location="cpu")
-    return found
-
-
-def sequential(channels: int, widths: tuple[int, int], features: int) -> nn.Sequential:
-    first, second = widths
-    layers = [
-        nn.Conv2d(channels, first, 4, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(first, second, 4, 2, 1),
-        nn.ReLU(),
-        nn.Flatten(),
-    ]
-    return nn.Sequential(*layers, nn.Linear(features, 100), nn.ReLU(), nn.Linear(100, 10))
 
 
 def mnist(shared: Path, kind: str) -> nn.Module:

@@ -114,6 +114,24 @@ def gradient(model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return points.grad
 
 
+class Viewing(nn.Module):
+    """Views its maps as vectors, which maps in the memory order "channels last" do not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x).relu()
+        logits: Tensor = self.last(maps.view(maps.size(0), -1))
+        return logits
+
+
+def test_a_network_that_views_its_maps_is_traced() -> None:
+    classifier = Classifier(Viewing(), input_shape=(3, 8, 8), num_classes=3)
+    assert [network.names[layer] for network in [TracedNetwork(classifier)] for layer in network.layers] == ["conv"]
+
+
 def test_a_network_without_surprises_is_copied() -> None:
     model = classifier()
     fast = fast_copy(model)

@@ -1,0 +1,1 @@
+"""Proofs that no perturbation within a threat model changes an answer: bounds, and the catalogue of certificates."""

@@ -1,0 +1,1 @@
+"""One certificate per file; each is found by itself."""
