@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from onnx import helper
 from safetensors.torch import load
 from streamlit.testing.v1 import AppTest
 
+from app.recognition import RECOGNIZING
 from app.samples import PER_PAGE
 from app.server import MAGIC_OFF
 from app.text import JOINER
@@ -54,6 +56,16 @@ def opened(view: str, **parameters: str) -> AppTest:
     page.run()
     assert not page.exception
     return page
+
+
+def recognized(page: AppTest) -> None:
+    """Ask what the file is, unless the page does so itself, and wait for the answer."""
+    for button in page.button:
+        if button.key == "model-inspect":
+            button.click().run()
+    while RECOGNIZING in texts(page):
+        time.sleep(0.1)
+        page.run()
 
 
 def finished_audit(world: World) -> str:
@@ -281,7 +293,7 @@ def test_a_file_that_says_its_architecture_is_not_asked_for_one(world: World, tm
     page = opened("models", add="1")
     page.file_uploader(key="model-file").upload("net.onnx", content, "application/octet-stream").run()
     assert not [box for box in page.selectbox if box.key == "model-architecture"]
-    page.button(key="model-inspect").click().run()
+    recognized(page)
     assert "ONNX" in texts(page)
     assert "4 classes, images of 3x6x6" in texts(page)
     assert "The file says so itself." in texts(page)
@@ -297,7 +309,7 @@ def test_what_a_file_is_fills_in_the_architecture(world: World) -> None:
     content = hostile.saved({"student": architecture.build().state_dict(), "teacher": {}})
     page = opened("models", add="1")
     page.file_uploader(key="model-file").upload("pre.pt", content, "application/octet-stream").run()
-    page.button(key="model-inspect").click().run()
+    recognized(page)
     assert not page.exception
     assert "PreAct ResNet, depth 18, 7 classes, images of 3x32x32, 11.2 million parameters." in texts(page)
     fitting = page.selectbox(key="model-proposal")
@@ -324,9 +336,13 @@ def test_a_checkpoint_of_timm_gets_the_image_size_that_its_tensors_do_not_say(wo
     uploader = page.file_uploader(key="model-file")
     assert ".pth.tar" in uploader.proto.type
     uploader.upload("last.pth.tar", content, "application/octet-stream").run()
-    page.button(key="model-inspect").click().run()
+    recognized(page)
     assert page.selectbox(key="model-proposal").value == "timm:model=convnext_atto,num_classes=3"
     assert "'Height' and 'Width' on the page" in texts(page)
+    size = page.selectbox(key="model-size-timm:model=convnext_atto,num_classes=3")
+    assert size.options == ["6x6, as in random", "224x224, usual for this network", "another size"]
+    assert size.value == "224x224, usual for this network", "the data set has 5 classes, the network 3"
+    size.set_value("another size").run()
     sizes = [field for field in page.number_input if field.label in ("Height", "Width")]
     assert [field.value for field in sizes] == [224, 224]
     for field in sizes:
@@ -343,10 +359,10 @@ def test_another_architecture_than_those_that_fit_is_given_by_hand(world: World)
     content = hostile.saved({"student": state, "teacher": state})
     page = opened("models", add="1")
     page.file_uploader(key="model-file").upload("two.pt", content, "application/octet-stream").run()
-    page.button(key="model-inspect").click().run()
+    recognized(page)
     refused(page, world, "'two.pt' holds several sets of weights: student, teacher. Choose one under 'Set of weights'")
     page.selectbox(key="model-set").set_value("teacher").run()
-    page.button(key="model-inspect").click().run()
+    recognized(page)
     assert page.selectbox(key="model-proposal").options == [
         "resnet18-cifar:width_factor=0.0625",
         "another architecture",
