@@ -20,14 +20,15 @@ HEIGHT = 320
 LEFT_OUT = "left out"
 
 
-def class_match(model: str, dataset: str, key: str) -> HandMatch:
+def class_match(model: str, dataset: str, key: str, *, folded: bool = False) -> HandMatch:
     """The table of classes; returns the match by hand, which is empty where nothing was chosen or edited.
 
-    ``key`` begins the keys of the widgets.
+    ``key`` begins the keys of the widgets. ``folded``: unless something speaks against the automatic match.
     """
     sides = client().audits.class_sides(model, dataset)
     ways = proposals(sides)
-    with st.expander("Classes of the data and of the model", expanded=True, icon=":material/compare_arrows:"):
+    unfolded = not folded or not _is_plain(sides)
+    with st.expander("Classes of the data and of the model", expanded=unfolded, icon=":material/compare_arrows:"):
         way: Way = "automatic"
         if len(ways) > 1:
             way = st.radio(
@@ -40,6 +41,14 @@ def class_match(model: str, dataset: str, key: str) -> HandMatch:
         chosen = {} if way == "automatic" and same else by_hand(sides, places)
         _say(sides, chosen)
     return chosen
+
+
+def _is_plain(sides: Sides) -> bool:
+    """Whether the automatic match is possible, and without a doubt."""
+    try:
+        return not sides.match().flags
+    except AuditorError:
+        return False
 
 
 def _edited(sides: Sides, proposed: NDArray[np.int64], key: str) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app import forms
+from app.class_match import class_match
 from app.commands.show import when
 from app.job_details import failure
 from app.render import identifier
@@ -16,6 +17,7 @@ from app.widgets import choose, choose_row, errors_shown, live
 from auditor.defending.defense import DEFENSES
 from auditor.defending.fit import MOST_IN_A_ROW, FitSpec
 from auditor.kit.scratch import scratch
+from auditor.models.class_table import ClassTable
 from worker.defenses import DefenseView
 
 QUORUM = 0.5
@@ -32,6 +34,8 @@ def fit_form() -> None:
         if spec.learns:
             told = "Training images to fit the defense on. Evaluate it on another data set."
             dataset = choose_row("Training images", datasets, "dataset", "defend", told)
+            if model and dataset:
+                spec = spec.model_copy(update={"match": class_match(model, dataset, "defend", folded=True)})
         else:
             st.caption("This defense is not fitted: it needs no training images and is ready at once.")
         name = st.text_input("Name", key="defend-name", placeholder="by default the defense's and the model's")
@@ -67,7 +71,7 @@ def _spec() -> FitSpec:
             start = {"quorum": QUORUM} if has_template else {}
             defenses.append(forms.capability(DEFENSES, kind, "defend", defaults=start))
     with st.expander("Fit settings"):
-        values = forms.fields(FitSpec, "defend-fit", skip=("defenses",))
+        values = forms.fields(FitSpec, "defend-fit", skip=("defenses", "match"))
     return FitSpec.load(values | {"defenses": defenses})
 
 
@@ -137,10 +141,13 @@ def card(view: DefenseView) -> None:
         st.caption("It cannot be deleted: evaluations refer to it.")
     with st.expander("How it was made"):
         lineage = view.row.manifest["lineage"]
+        kept = view.row.manifest.get("classes")
+        classes = None if kept is None else ClassTable.model_validate(kept)
         facts: dict[str, Any] = {
             "Defenses": "; ".join(defense.describe() for defense in spec.defenses),
             "Model": f"{view.model}, tensors {lineage['weights']}",
             "Fitted on": _learnt_from(view),
+            **({"Classes of the data": f"matched {classes.describe()}"} if classes is not None else {}),
             "Seed": spec.seed,
             "File": f"{view.row.manifest['bytes'] / 1e6:.2f} MB",
         }

@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app import forms, render
+from app.class_match import class_match
 from app.commands.show import duration, rate, when
 from app.job_details import failure
 from app.playground import threat_form
@@ -68,7 +69,8 @@ def _add(view: DefenseView) -> None:
     if seen:
         st.warning("The defense was fitted on images of this data set. Its numbers on those images are too high.")
     with errors_shown():
-        spec = _spec(view, seen)
+        match = class_match(view.row.model_id, dataset, "evaluate", folded=True)
+        spec = _spec(view, seen).model_copy(update={"match": match})
         _show_cost(view, dataset, spec)
         if st.button("Evaluate", type="primary", key="evaluate-queue"):
             job_id = client().defenses.evaluate(view.row.id, dataset, spec)

@@ -59,10 +59,11 @@ def model_form() -> None:
         st.selectbox("or a file from the server's inbox", waiting, index=None, key="model-inbox") if waiting else None
     )
     filename = source.name if source is not None else str(taken or "")
-    seen = st.container()  # what the file is stands above what is asked of it
+    sets, seen = st.container(), st.container()  # what the file is stands above what is asked of it
     name = st.text_input("Name", key="model-name", placeholder="by default the file's")
     graph = filename.lower().endswith(".onnx")
-    chosen_set = "" if graph else _weight_set(filename)
+    with sets if filename in st.session_state.get("model-choices", {}) else st.container():
+        chosen_set = "" if graph else _weight_set(filename)
     asked = _asked(filename, graph)
     datasets = {row.id: row for row in client().library.datasets()}
     chosen = _chosen(source, filename, chosen_set, asked) if filename else None
@@ -150,6 +151,8 @@ def _architecture(chosen: Chosen | None, datasets: Sequence[DatasetRow]) -> Desc
         return Described(lambda: None, ready=not reading)
     if reading and not st.toggle("Give the architecture by hand", key="model-by-hand"):
         return Described(lambda: None, ready=False)
+    if found is not None and found.sets:
+        return Described(lambda: None, ready=False)
     fitting = [] if found is None else [*found.proposals, *filter(None, [found.draft])]
     proposal = _proposal(fitting) if fitting else None
     if proposal is not None:
@@ -177,7 +180,7 @@ def _recognized(chosen: Chosen) -> tuple[Inspection | None, bool]:
         if st.session_state.get("model-choices") != (choices := {chosen.name: (found.sets, said)}):
             st.session_state["model-choices"] = choices
             st.rerun()
-        return None, False
+        return found, False
     st.info(plain(found.what))
     return found, False
 

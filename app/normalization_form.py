@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import streamlit as st
 
 from auditor.kit.errors import SpecError
-from auditor.models.classifier import NORMALIZATIONS, Normalization
+from auditor.models.classifier import NORMALIZATIONS, ChannelOrder, Normalization, ValueRange
 
 CUSTOM = "own values"
 OWN = "the file's own"
+AS_IT_IS = "as it is"
 
 
-def normalization_form(
-    key: str, own: str = OWN, given: Normalization | None = None
-) -> Callable[[], Normalization | None]:
-    """The widgets, whose keys begin with ``key``; what is returned makes the normalization, or raises SpecError. None for
-    ``own``: what was not changed. ``given``: where own values begin."""
-    names = [own, *NORMALIZATIONS, CUSTOM]
+def normalization_form(key: str, before: Normalization | None = None) -> Callable[[], Normalization | None]:
+    """The widgets, whose keys begin with ``key``; what is returned makes the normalization, or raises SpecError. It makes None
+    where nothing was said: for a new model (``before`` is None) the file's own, else as it was before.
+    """
+    own, start = (OWN, Normalization()) if before is None else (AS_IT_IS, before)
     columns = st.columns(3)
-    shown = {own: own} | {key: f"{key}: {value}" for key, value in NORMALIZATIONS.items()} | {CUSTOM: CUSTOM}
+    shown = {own: own} | {name: f"{name}: {value}" for name, value in NORMALIZATIONS.items()} | {CUSTOM: CUSTOM}
+    told = "What the network applies to pixels in [0, 1]. A wrong one makes every robustness number wrong."
+    if before is None:
+        told += " The file's own is the one that it holds or was published with, else none."
     chosen = columns[0].selectbox(
-        "Normalization", names, format_func=shown.__getitem__, key=f"{key}-normalization",
-        help="What the network applies to pixels in [0, 1]. A wrong one makes every robustness number wrong. The file's own is "
-        "the one that it holds or was published with, else none.",
-    )  # fmt: skip
-    order = columns[1].selectbox("Channel order", ["RGB", "BGR"], key=f"{key}-order")
-    reach = columns[2].selectbox("Pixel range before mean and std", ["0-1", "0-255"], key=f"{key}-range")
+        "Normalization", list(shown), format_func=shown.__getitem__, key=f"{key}-normalization", help=told
+    )
+    orders, reaches = list(get_args(ChannelOrder)), list(get_args(ValueRange))
+    order = columns[1].selectbox("Channel order", orders, orders.index(start.channel_order), key=f"{key}-order")
+    reach = columns[2].selectbox(
+        "Pixel range before mean and std", reaches, reaches.index(start.value_range), key=f"{key}-range"
+    )
     mean = std = ""
     if chosen == CUSTOM:
-        mean = columns[0].text_input("Mean", "0.5, 0.5, 0.5", key=f"{key}-mean")
-        std = columns[1].text_input("Std", "0.5, 0.5, 0.5", key=f"{key}-std")
+        first = (Normalization(mean=(0.5,) * 3, std=(0.5,) * 3) if before is None else before).model_dump()
+        mean, std = (
+            column.text_input(name.capitalize(), ", ".join(f"{value:g}" for value in first[name]), key=f"{key}-{name}")
+            for column, name in zip(columns, ("mean", "std"), strict=False)
+        )
 
     def make() -> Normalization | None:
-        if chosen == own and (order, reach) == ("RGB", "0-1"):
+        if chosen == own and (order, reach) == (start.channel_order, start.value_range):
             return None
-        base: dict[str, Any] = {} if chosen in (CUSTOM, own) else NORMALIZATIONS[chosen].model_dump()
+        base: dict[str, Any] = (start if chosen in (CUSTOM, own) else NORMALIZATIONS[chosen]).model_dump()
         if chosen == CUSTOM:
-            base = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
+            base |= {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
         try:
             return Normalization(**base | {"channel_order": order, "value_range": reach})
         except ValueError as error:

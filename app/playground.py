@@ -8,6 +8,7 @@ from typing import Any
 import streamlit as st
 
 from app import forms, render
+from app.class_match import class_match
 from app.commands.show import when
 from app.job_details import failure
 from app.state import client, played
@@ -59,7 +60,8 @@ def playground(view: DefenseView) -> None:
     start = (int(page) - 1) * PER_PAGE
     sample = _pick(dataset, start)
     with errors_shown():
-        spec = _spec()
+        match = class_match(view.row.model_id, dataset, "play", folded=True)
+        spec = _spec().model_copy(update={"match": match})
         if st.button(f"Play with image {sample}", type="primary", key="play-run"):
             st.query_params["play"] = client().defenses.play(view.row.id, dataset, sample, spec)
     job_id = _chosen(view)

@@ -44,6 +44,7 @@ def stored(
         "facts": [state.facts for state in fitted.states],
         "lineage": fitted.lineage.model_dump(mode="json"),
         "bytes": size,
+        **({"classes": fitted.classes.model_dump(mode="json")} if fitted.classes is not None else {}),
         "notes": [*(flag.text for flag in fitted.flags), *fitted.notes],
     }
     return NewDefense(name, model_id, dataset_id, spec.model_dump(mode="json"), content, manifest)

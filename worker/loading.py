@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from auditor.kit.errors import MismatchError
 from auditor.models.architecture import Architecture
 from auditor.models.class_match import AUTOMATIC, ClassMatch, Sides, check_shape
 from auditor.models.class_numbers import class_numbers, number_names
@@ -66,6 +67,15 @@ def class_sides(model: ModelRow, dataset: DatasetRow) -> Sides:
     if numbers is not None:
         names, counts = number_names(numbers), np.bincount(numbers, counts).astype(np.int64)
     return Sides(model.class_names, architecture_of(model).num_classes, names, counts, dataset.name)
+
+
+def left_out(sides: Sides, by_hand: HandMatch) -> int:
+    """Images that the match leaves out; none where it will be refused."""
+    try:
+        place = sides.match(by_hand).place
+    except MismatchError:
+        place = None
+    return 0 if place is None else int(sides.counts[place < 0].sum())
 
 
 def _sorted_as_text(row: DatasetRow) -> bool:

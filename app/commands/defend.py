@@ -10,6 +10,7 @@ import typer
 
 from app.commands.catalogue import CatalogueCommand
 from app.commands.files import whole_file
+from app.commands.matching import Match, ShowMatch, match_of, print_match
 from app.commands.show import console, duration, followed, print_table, rate, state, when
 from auditor.kit.errors import NotFoundError, SpecError
 
@@ -50,6 +51,8 @@ def fit(
     spec: Annotated[
         Path | None, typer.Option(help="A JSON file with the whole specification, instead of the options.")
     ] = None,
+    match: Match = "",
+    show_match: ShowMatch = False,
     detach: Annotated[bool, typer.Option("--detach", help="Queue the job and return at once.")] = False,
 ) -> None:
     """Fit a defense to a model and keep it. If no worker is running, one is started for the time it takes."""
@@ -58,6 +61,13 @@ def fit(
     client = Client()
     client.prepare()
     chosen = _fit_spec(spec, defense or [], samples, seed, device)
+    if match:
+        chosen = chosen.model_copy(update={"match": match_of(match)})
+    if (match or show_match) and not dataset:
+        raise SpecError("match: it places classes of a data set, and none is named.", "Name the training images.")
+    if show_match:
+        print_match(client, model, dataset, chosen.match)
+        return
     queued = client.defenses.fit(model, chosen, dataset, name)
     if queued.defense_id:
         _describe(client.defenses.get(queued.defense_id))
@@ -168,6 +178,8 @@ def evaluate(
     spec: Annotated[
         Path | None, typer.Option(help="A JSON file with the whole specification, instead of the options.")
     ] = None,
+    match: Match = "",
+    show_match: ShowMatch = False,
     detach: Annotated[bool, typer.Option("--detach", help="Queue the job and return at once.")] = False,
 ) -> None:
     """Queue an evaluation of a stored defense, and follow it. If no worker is running, one is started for the time it
@@ -186,6 +198,11 @@ def evaluate(
             "sweeps": [Sweep.parse(item) for item in sweep or []], "sweep_samples": sweep_samples, "device": device,
         }  # fmt: skip
         chosen = _evaluation_spec(values)
+    if match:
+        chosen = chosen.model_copy(update={"match": match_of(match)})
+    if show_match:
+        print_match(client, client.defenses.get(defense).row.model_id, dataset, chosen.match)
+        return
     cost = client.defenses.estimate(defense, dataset, chosen)
     job_id = client.defenses.evaluate(defense, dataset, chosen)
     left = f", about {duration(cost.seconds)}" if cost.seconds is not None else ""
@@ -241,6 +258,8 @@ def summary(evaluation: DefenseEvaluation) -> None:
     """The result of an evaluation."""
     own = evaluation.table
     console.print(f"[bold]{evaluation.title}[/bold] on {len(own.samples)} images, {own.threat}")
+    if evaluation.classes is not None and evaluation.classes.how == "hand":
+        console.print(f"classes of the data matched {evaluation.classes.describe()}")
     console.print(f"benign accuracy {own.benign}, of the model alone {own.benign_undefended}")
     vote = f" (mean over draws; by majority vote {own.headline.majority})" if own.random else ""
     console.print(f"lowest robust accuracy {own.headline.accuracy}{vote}: {own.headline.name}")
@@ -286,10 +305,14 @@ def _show_job(client: Client, key: str, as_json: bool) -> None:
 
 def _describe(view: DefenseView) -> None:
     """A stored defense and its lineage."""
+    from auditor.models.class_table import ClassTable
+
     row, lineage = view.row, view.row.manifest["lineage"]
     console.print(f"[bold]{row.name}[/bold] ({row.id}): {row.manifest['title']} for {view.model}")
     learnt = f"fitted on {lineage['count']:,} images of {view.dataset}" if view.dataset else "not fitted"
     console.print(f"{learnt}, seed {lineage['seed']}, sha256 {row.content}, {row.manifest['bytes']:,} bytes")
+    if (classes := row.manifest.get("classes")) is not None and classes["how"] == "hand":
+        console.print(f"classes of the data matched {ClassTable.model_validate(classes).describe()}")
     for defense in row.spec["defenses"]:
         settings = ", ".join(f"{name} {value}" for name, value in defense.items() if name != "kind")
         console.print(f"  {defense['kind']}" + (f": {settings}" if settings else ""))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.catalogue import CatalogueCommand
+from app.commands.matching import Match, ShowMatch, match_of, print_match
 from app.commands.show import LISTED, Limit, console, duration, followed, print_table, rate, say_left_out, state, when
 from auditor.kit.errors import SpecError
 
@@ -22,7 +23,7 @@ app = typer.Typer(no_args_is_help=True)
 class _HardenCommand(CatalogueCommand):
     catalogues = ("auditor.hardening.hardening:HARDENINGS",)
     fields = "auditor.hardening.spec:TrainingSpec"
-    not_by_name = ("hardening",)
+    not_by_name = ("hardening", "match")
 
 
 @app.command(cls=_HardenCommand)
@@ -38,6 +39,8 @@ def run(
     spec: Annotated[
         Path | None, typer.Option(help="A JSON file with the whole specification, instead of the options.")
     ] = None,
+    match: Match = "",
+    show_match: ShowMatch = False,
     detach: Annotated[bool, typer.Option("--detach", help="Queue the job and return at once.")] = False,
 ) -> None:
     """Queue a training that makes a child of a model, and follow it.
@@ -49,6 +52,11 @@ def run(
     client = Client()
     client.prepare()
     chosen = _from_file(spec) if spec is not None else _from_options(method, setting or [])
+    if match:
+        chosen = chosen.model_copy(update={"match": match_of(match)})
+    if show_match:
+        print_match(client, model, dataset, chosen.match)
+        return
     cost = client.trainings.estimate(model, dataset, chosen)
     job_id = client.trainings.queue(model, dataset, chosen, name)
     left = f", about {duration(cost.seconds)}" if cost.seconds is not None else ""
@@ -125,6 +133,8 @@ def summary(client: Client, job: JobView) -> None:
     print_table(
         (f"on the same {result.validation_samples} validation images", f"{parent} [95 %]", "child [95 %]"), rows
     )
+    if result.classes is not None and result.classes.how == "hand":
+        console.print(f"classes of the data matched {result.classes.describe()}")
     for flag in result.flags:
         console.print(f"{flag.severity.upper()}: {flag.text}")
     for note in result.notes:
@@ -149,5 +159,7 @@ def _from_options(method: str, settings: list[str]) -> TrainingSpec:
         name, equals, value = item.partition("=")
         if not equals:
             raise SpecError(f"training: expected name=value, got {item!r}.")
+        if name.strip() == "match":
+            raise SpecError("training: match cannot be set here.", "Use --match.")
         values[name.strip()] = value.strip()
     return TrainingSpec.load(values | {"hardening": HARDENINGS.parse(method)})

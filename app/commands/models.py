@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from app.commands.catalogue import CatalogueCommand
+from app.commands.declared import opened, parse_architecture, parse_code, parse_preprocessing, parse_size
 from app.commands.files import whole_file, write_text
 from app.commands.matching import Match, ShowMatch, match_of, print_match
 from app.commands.show import console, duration, follow, print_table, rate, when
 from auditor.kit.errors import SpecError
-
-if TYPE_CHECKING:
-    from auditor.data.intake.found import Asked
-    from auditor.models.architecture import Architecture
-    from auditor.models.classifier import Normalization
-    from auditor.models.own_code import OwnCode
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -108,6 +100,7 @@ def add(
     """Check a file of weights, keep it, and vet the model."""
     from auditor.auditing.declaration import parse_accuracy
     from auditor.data.intake.checkpoints import WEIGHTS_ALONE
+    from auditor.data.intake.found import Asked
     from auditor.models.own_code import stored_code
     from worker.client import Client
     from worker.reading import architecture_from
@@ -126,8 +119,8 @@ def add(
         declared = parse_code(code, shape, num_classes)
     client = Client()
     client.prepare()
-    normal = _normalization(normalization, channel_order, value_range)
-    with _opened(file) as stream:
+    normal = parse_preprocessing(normalization, channel_order, value_range)
+    with opened(file) as stream:
         row = client.library.add_model(
             stream,
             file.name,
@@ -139,7 +132,7 @@ def add(
             weights=weights,
             on_wait=console.print,
             mapping=2 if mapping == 2 else 1,
-            asked=_asked(size, output),
+            asked=Asked(parse_size(size), output.strip()),
         )
     console.print(
         f"Added model {row.name} ({row.id[:8]}): {row.manifest['parameters']:,} parameters, sha256 {row.weights}."
@@ -156,6 +149,34 @@ def add(
 
 
 @app.command()
+def again(
+    model: Annotated[str, typer.Argument(help="Name or id of a model.")],
+    normalization: Annotated[
+        str, typer.Option(help="Another normalization: a name, or mean/std such as 0.5,0.5,0.5/0.25,0.25,0.25.")
+    ] = "",
+    channel_order: Annotated[str, typer.Option(help="RGB or BGR.", show_default=False)] = "",
+    value_range: Annotated[
+        str, typer.Option(help="Range of pixels before mean and std: 0-1 or 0-255.", show_default=False)
+    ] = "",
+    size: Annotated[str, typer.Option(help="Another size of the images, height x width, such as 64x64.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the new model; by default the old one's and what differs.")] = "",
+    dataset: Annotated[str, typer.Option(help="Also vet the new model on this data set now.")] = "",
+) -> None:
+    """Add a model again from its stored weights, with another normalization or size of the images."""
+    from auditor.models.classifier import Normalization
+    from worker.client import Client
+
+    client = Client()
+    client.prepare()
+    before = Normalization.model_validate(client.library.model(model).normalization)
+    normal = parse_preprocessing(normalization, channel_order, value_range, before)
+    row = client.library.add_again(model, normalization=normal, size=parse_size(size), name=name)
+    console.print(f"Added model {row.name} ({row.id[:8]}): {row.manifest['notes'][0]}")
+    if dataset:
+        vet(row.id, dataset)
+
+
+@app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A file as `models add` takes it; nothing of it is kept or run.")],
     weights: Annotated[
@@ -165,14 +186,15 @@ def inspect(
     output: _Output = "",
 ) -> None:
     """Say what a file of weights is, from its tensors' names and shapes, and how to add it."""
+    from auditor.data.intake.found import Asked
     from auditor.data.intake.proposals import quoted
     from worker.client import Client
 
     client = Client()
     client.prepare()
-    with _opened(file) as stream:
+    with opened(file) as stream:
         found = client.library.inspect_model(
-            stream, file.name, weights=weights, on_wait=console.print, asked=_asked(size, output)
+            stream, file.name, weights=weights, on_wait=console.print, asked=Asked(parse_size(size), output.strip())
         )
     console.print(found.what)
     for note in found.notes:
@@ -287,103 +309,3 @@ def export(
         console.print(f"  sha256 {sha256}  {name}", soft_wrap=True)
     if form is not None and (own := stored_code(client.library.model(model).architecture)) is not None:
         console.print(f"The network is its owner's code, {own.file}; an export to .zip has it.")
-
-
-_SIDES = ("channels", "height", "width")
-_NOTATION = re.compile(r"\s*([\[({]|[\w.]+\s*[=(])")
-"""How layers begin, unlike kind:name=value."""
-
-
-def parse_architecture(text: str, shape: str = "", num_classes: int | None = None) -> Architecture:
-    """``kind:name=value``; layers in PyTorch's notation; or ``@FILE`` with these, or with JSON (an object with "kind", or one
-    that `models export` wrote). ``shape``: channels x height x width of an image, as ``1x28x28``.
-    """
-    from auditor.models.architecture import ARCHITECTURES
-
-    given = _input_shape(shape) | ({} if num_classes is None else {"num_classes": num_classes})
-    place = ""
-    if text.startswith("@"):
-        with _opened(Path(text[1:])) as file:
-            text, place = file.read().decode("utf-8", "replace"), f"{text[1:]}: "
-    elif not _NOTATION.match(text) or text.partition("(")[0] in ARCHITECTURES:
-        return ARCHITECTURES.parse(text, given)
-    try:
-        data: Any = json.loads(text)
-    except ValueError:
-        data = {"kind": "sequential", "layers": text}
-    if isinstance(data, list):
-        data = {"kind": "sequential", "layers": data}
-    if isinstance(data, dict) and isinstance(data.get("architecture"), dict):
-        data = data["architecture"]
-    if isinstance(data, dict) and data.get("kind") == "own-code":
-        raise SpecError(
-            f"{place}the network is its owner's code, {data.get('file')}, and not an architecture.",
-            f"Give the file itself: `--code '{data.get('file')}:{data.get('network')}'`.",
-        )
-    if not isinstance(data, dict) or "kind" not in data:
-        raise SpecError(
-            f"{place}expected a JSON object with a kind, a list of layers, or layers in PyTorch's notation."
-        )
-    return ARCHITECTURES.build(str(data.pop("kind")), data | given)
-
-
-def parse_code(text: str, shape: str = "", num_classes: int | None = None) -> OwnCode:
-    """``net.py:Net`` or ``net.py:Net(width=64)``: the file is read, and nothing of it is run. Raises SpecError."""
-    from auditor.models.own_code import KIND, LONGEST_SOURCE, OwnCode
-
-    name, colon, network = text.partition(".py:")
-    if not colon:
-        raise SpecError(f"code: expected a Python file and a class in it, such as net.py:Net, got {text!r}.")
-    file = Path(f"{name}.py")
-    with _opened(file) as stream:
-        content = stream.read(4 * LONGEST_SOURCE)
-    try:
-        values = {"kind": KIND, "file": file.name, "source": content.decode(), "network": network}
-        return OwnCode.model_validate({**values, **_input_shape(shape), "num_classes": num_classes or 0})
-    except UnicodeDecodeError:
-        raise SpecError(f"{file} is not text in UTF-8.", "Save it in UTF-8.") from None
-    except ValidationError as error:
-        raise SpecError.from_validation("code", error) from None
-
-
-def _normalization(text: str, channel_order: str, value_range: str) -> Normalization | None:
-    """What was given of a normalization; None where nothing was. Raises SpecError."""
-    from auditor.models.classifier import NORMALIZATIONS, Normalization, parse_normalization
-
-    if not (text or channel_order or value_range):
-        return None
-    base = parse_normalization(text) if text else NORMALIZATIONS["none"]
-    given = {"channel_order": channel_order, "value_range": value_range}
-    try:
-        return Normalization(**base.model_dump() | {name: value for name, value in given.items() if value})
-    except ValueError as error:
-        raise SpecError.from_validation("normalization", error) from None  # type: ignore[arg-type]
-
-
-def _input_shape(text: str) -> dict[str, int]:
-    """``1x28x28`` as channels, height and width; empty for no text. Raises SpecError."""
-    if not text:
-        return {}
-    parts = text.lower().replace("\u00d7", "x").replace(",", "x").replace(" ", "").split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and len(part) < 6 for part in parts):
-        raise SpecError(f"input: expected channels x height x width, such as 1x28x28, got {text!r}.")
-    return dict(zip(_SIDES, map(int, parts), strict=True))
-
-
-def _asked(size: str, output: str) -> Asked:
-    """What is said of an ONNX file that leaves it open; ``size`` as 224x224, or 224 for a square. Raises SpecError."""
-    from auditor.data.intake.found import Asked
-
-    if not size:
-        return Asked(None, output.strip())
-    found = re.fullmatch(r"([1-9]\d{0,4})(?:\s*[x\u00d7]\s*([1-9]\d{0,4}))?", size.strip().lower())
-    if found is None:
-        raise SpecError(f"size: expected height x width, such as 224x224, got {size!r}.")
-    return Asked((int(found[1]), int(found[2] or found[1])), output.strip())
-
-
-def _opened(file: Path) -> Any:
-    try:
-        return file.open("rb")
-    except OSError as error:
-        raise SpecError(f"{file} cannot be read: {error.strerror}.") from None

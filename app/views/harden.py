@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 
 from app import forms, lineage, render
+from app.class_match import class_match
 from app.commands.show import duration
 from app.job_details import failure
 from app.state import client, parameter
@@ -14,6 +15,7 @@ from app.widgets import choose_job, choose_row, errors_shown, live
 from auditor.auditing.spec import AuditSpec
 from auditor.hardening.hardening import HARDENINGS
 from auditor.hardening.spec import TrainingSpec
+from auditor.models.hand_match import HandMatch
 from auditor.report.training import curves, outcome
 from auditor.show.blocks import AnyBlock
 from worker.client import HOPEFUL
@@ -36,13 +38,13 @@ def method() -> Any:
         return forms.capability(HARDENINGS, kind, "harden")
 
 
-def training() -> TrainingSpec:
-    """The whole form; a SpecError says what is wrong with a value."""
+def training(match: HandMatch) -> TrainingSpec:
+    """The whole form, with this match of classes; a SpecError says what is wrong with a value."""
     hardening = method()
     values = forms.fields(TrainingSpec, "harden-training", only=FIRST)
     with st.expander("Training settings"):
-        values |= forms.fields(TrainingSpec, "harden-training", skip=("hardening", *FIRST))
-    return TrainingSpec.load(values | {"hardening": hardening})
+        values |= forms.fields(TrainingSpec, "harden-training", skip=("hardening", "match", *FIRST))
+    return TrainingSpec.load(values | {"hardening": hardening, "match": match})
 
 
 def show_cost(model: str, dataset: str, spec: TrainingSpec) -> None:
@@ -65,7 +67,7 @@ def add() -> None:
         told = "Images to train on. Some are held out to choose the weights. Audit on another data set."
         dataset = choose_row("Training images", datasets, "dataset", "harden", told)
     with errors_shown():
-        wanted = training()
+        wanted = training(class_match(model, dataset, "harden", folded=True) if model and dataset else {})
         name = st.text_input(
             "Name of the child", key="harden-name", placeholder="by default the model's and the method's"
         )
@@ -131,16 +133,20 @@ def both(job: JobView, child: ModelRow) -> None:
     samples = middle.number_input("Samples", 1, None, 1000, key="harden-audit-samples")
     if dataset == job.dataset_id:
         st.warning("The child was trained on these images: its accuracies on them are too high.")
+    match: HandMatch = {}
+    if dataset is not None:
+        with errors_shown():
+            match = class_match(child.id, dataset, "harden-audit", folded=True)
     if right.button("Audit parent and child", type="primary", key="harden-audit", disabled=dataset is None):
         with errors_shown():
-            client().audits.queue_both(child.id, str(dataset), spec_of_both(job, int(samples)))
+            client().audits.queue_both(child.id, str(dataset), spec_of_both(job, int(samples), match))
             st.rerun()
 
 
-def spec_of_both(job: JobView, samples: int) -> AuditSpec:
+def spec_of_both(job: JobView, samples: int, match: HandMatch) -> AuditSpec:
     """The usual audit, within the threat model of the training."""
     threat = client().trainings.result(job.id).spec.threat
-    return AuditSpec.load({"threats": [threat.model_dump(mode="json")], "samples": samples})
+    return AuditSpec.load({"threats": [threat.model_dump(mode="json")], "samples": samples, "match": match})
 
 
 def audits(child: ModelRow) -> None:

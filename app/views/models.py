@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app import lineage
+from app.again_form import again_form
 from app.class_match import class_match
 from app.commands.show import when
 from app.job_details import failure
@@ -78,6 +79,7 @@ def card(row: ModelRow) -> None:
     if code is None:
         label = "Harden this model"
         st.page_link("views/harden.py", label=label, icon=":material/shield:", query_params={"model": row.id})
+    again_form(row)
     model, why = st.session_state.get("vetted-without", ("", ""))
     if model == row.id:
         st.warning(plain(why))

@@ -13,8 +13,9 @@ from auditor.attacking.threat import ThreatModel
 from auditor.auditing.check import CHECKS, Check
 from auditor.auditing.corruption import CORRUPTIONS, Corruption
 from auditor.kit.capability import MemberOf
-from auditor.kit.document import Spec, nothing
+from auditor.kit.document import Spec
 from auditor.models.drawing import DRAWS
+from auditor.models.hand_match import ByHand
 from auditor.neural.analysis import ANALYSES, AUDIT_SAMPLES, Analysis
 
 Multiple = Annotated[float, Field(gt=0, le=100)]
@@ -76,13 +77,7 @@ class AuditSpec(Spec):
     check_samples: int = Field(
         100, ge=1, le=10_000, description="Maximum samples that a check looks at or attacks again."
     )
-    match: dict[str, int | str | None] = Field(
-        {},
-        max_length=100_000,
-        exclude_if=nothing,
-        description="Classes matched by hand: a class of the data, by name or by number from 0, and the model's class that it "
-        "counts as, by name or number; null leaves its images out. Classes that it does not name are matched automatically.",
-    )
+    match: ByHand = Field({})
     samples: int | None = Field(
         1000, ge=1, le=10_000_000, description="Samples to audit, drawn by the seed; empty for all."
     )

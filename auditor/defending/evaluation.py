@@ -26,16 +26,18 @@ from auditor.defending.spec import TableSpec
 from auditor.defending.sweep import Sweep
 from auditor.defending.table import DefenseTable
 from auditor.kit.device import pick_device
-from auditor.kit.document import Data, Document, Spec
+from auditor.kit.document import Data, Document, Spec, nothing
 from auditor.kit.errors import EvaluationError
 from auditor.kit.flag import Flag
 from auditor.kit.foreign import flags_of, foreign, packages_of
 from auditor.kit.progress import OnProgress, StagedProgress, no_progress, part_of
 from auditor.kit.provenance import DatasetFacts, Provenance, provenance, provenance_lifted
 from auditor.models.class_match import matched
+from auditor.models.class_table import ClassTable
 from auditor.models.classifier import Classifier
 from auditor.models.dataset import ImageDataset
 from auditor.models.defended import NOTHING, DefendedClassifier, FittedState
+from auditor.models.hand_match import ByHand
 from auditor.models.preflight import known_images
 
 FIT_SHARE = 0.1
@@ -48,6 +50,7 @@ class EvaluationSpec(Spec):
     subject: ClassVar[str] = "evaluation"
 
     evaluation: TableSpec = Field(default_factory=TableSpec, description="Attacks, threat model and seed.")
+    match: ByHand = Field({})
     samples: int | None = Field(200, ge=1, le=10_000_000, description="Test images, drawn by the seed; empty for all.")
     unseen: bool = Field(False, description="Draw none of the images that the defense was fitted on.")
     controls: bool = Field(
@@ -99,7 +102,8 @@ class SweepResult(Data):
 class DefenseEvaluation(Document):
     """The result of evaluating one stored defense.
 
-    ``table``: the defense's own, stored as ``evaluation``. ``size``: by how much it moves an image, root mean square.
+    ``classes``: those of the data set on the model's, None in results of before it was kept. ``table``: the defense's own, stored
+    as ``evaluation``. ``size``: by how much it moves an image, root mean square.
     ``weights``: SHA-256 of the model's stored weights. Controls and sweeps are on the same samples, sweeps on the first of them.
     """
 
@@ -112,6 +116,7 @@ class DefenseEvaluation(Document):
     fitted: FitSpec
     lineage: FitLineage
     dataset: DatasetFacts
+    classes: ClassTable | None = Field(None, exclude_if=nothing)
     weights: str
     table: DefenseTable = Field(alias="evaluation")
     size: float
@@ -158,7 +163,9 @@ def evaluate_defense(
     been trained. Raises SpecError for a sweep that the defense does not know, MismatchError when model and data do not
     fit, EvaluationError when the network misbehaves or no sample is left.
     """
-    dataset, match, _ = matched(classifier, dataset)
+    dataset, match, classes = matched(classifier, dataset, spec.match)
+    if fitted.training is not None:
+        fitted = fitted._replace(training=matched(classifier, fitted.training, fitted.spec.match).dataset)
     strange = foreign((spec, fitted.spec))
     spec.evaluation.threat.check(dataset.shape)
     started, began = datetime.now(UTC), time.perf_counter()
@@ -186,7 +193,7 @@ def evaluate_defense(
             name=dataset.name, sha256=dataset.sha256, samples=len(dataset), shape=dataset.shape,
             class_names=dataset.class_names, notes=dataset.notes,
         ),
-        weights=weights, table=own, size=run.size,
+        classes=classes, weights=weights, table=own, size=run.size,
         controls=tuple(ControlResult(title=title, table=table) for title, table in beside.items()),
         sample_tests=tests, attack_tests=attack_tests(own, beside),
         sweeps=tuple(
@@ -320,6 +327,7 @@ class _Evaluation:
             part.threat.model_dump_json(),
             part.ids.tolist(),
             self.fitted.lineage,
+            *([self.spec.match] if self.spec.match else []),
         )
         described = repr((part.name, *about, [one.describe() for one in part.defenses]))
         return self.folder / f"table-{hashlib.sha256(described.encode()).hexdigest()[:32]}.json"

@@ -17,9 +17,11 @@ from auditor.kit.errors import SpecError
 from auditor.kit.flag import Flag
 from auditor.kit.progress import OnProgress, no_progress
 from auditor.models.class_match import matched
+from auditor.models.class_table import ClassTable
 from auditor.models.classifier import Classifier
 from auditor.models.dataset import ImageDataset
 from auditor.models.defended import FittedState
+from auditor.models.hand_match import ByHand
 
 MOST_IN_A_ROW = 8
 
@@ -38,6 +40,7 @@ class FitSpec(Spec):
         le=10_000_000,
         description="Number of training images to learn from, drawn by the seed; empty for all.",
     )
+    match: ByHand = Field({})
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of every random choice, including those of the deployed defense."
     )
@@ -64,13 +67,14 @@ class FitSpec(Spec):
 
 
 class FitResult(NamedTuple):
-    """What each defense learnt, in their order, and from what. ``flags``, ``notes``: of the data's classes on the
-    model's."""
+    """What each defense learnt, in their order, and from what. ``flags``, ``notes``, ``classes``: of the data's classes on the
+    model's, None without data."""
 
     states: tuple[FittedState, ...]
     lineage: FitLineage
     flags: tuple[Flag, ...] = ()
     notes: tuple[str, ...] = ()
+    classes: ClassTable | None = None
 
 
 def fit(
@@ -84,14 +88,14 @@ def fit(
     if spec.learns:
         if dataset is None:
             raise SpecError(f"{spec.title} learns from training images, and no data set is given.", "Name a data set.")
-        dataset, match, _ = matched(classifier, dataset)
+        dataset, match, classes = matched(classifier, dataset, spec.match)
     else:
-        dataset, match = None, ()
+        dataset, match, classes = None, (), None
     ids = spec.ids(dataset)
     lineage = FitLineage.of(classifier, dataset, ids, seed=spec.seed)
     classifier = classifier.to(pick_device(spec.device))
     states = learn(spec.defenses, spec, classifier, dataset, on_progress)
-    return FitResult(states, lineage, match, dataset.notes if dataset is not None else ())
+    return FitResult(states, lineage, match, dataset.notes if dataset is not None else (), classes)
 
 
 def learn(
@@ -101,9 +105,12 @@ def learn(
     dataset: ImageDataset | None,
     on_progress: OnProgress = no_progress,
 ) -> tuple[FittedState, ...]:
-    """What these defenses, such as those of the spec with another parameter, learn from the spec's samples."""
+    """What these defenses, such as those of the spec with another parameter, learn from the spec's samples.
+
+    ``dataset``: its labels are the model's already (``matched``); None where nothing is learnt.
+    """
     # Those that learn nothing look at no data, so any will do.
-    data = matched(classifier, dataset).dataset if dataset is not None else _no_images(classifier)
+    data = dataset if dataset is not None else _no_images(classifier)
     return fit_stack(
         classifier, defenses, data, spec.ids(dataset), seed=spec.seed, batch_size=spec.batch_size,
         on_progress=on_progress,

@@ -29,6 +29,7 @@ from auditor.models.classifier import Classifier
 from auditor.models.dataset import ImageDataset
 from auditor.models.defended import Answering, DefendedClassifier
 from auditor.models.drawing import View
+from auditor.models.hand_match import ByHand
 from auditor.models.preflight import drawn, fixed_draw
 from auditor.neural.influence.influence import head_influence, log_odds, neuron_slopes, split_parts
 from auditor.neural.probes.head import penultimate
@@ -46,6 +47,7 @@ class PlaySpec(BaseModel):
     attack: Annotated[Attack, MemberOf(ATTACKS)] = Field(
         default_factory=lambda: ATTACKS.build("pgd", {"steps": 40}), description="The attack."
     )
+    match: ByHand = Field({})
     draws: int = Field(20, ge=1, le=1000, description="Draws of a random defense that the attacker averages over.")
     seed: int = Field(0, description="Seed of everything random.")
 
@@ -125,7 +127,12 @@ def play(
     if not 0 <= sample < len(dataset):
         raise EvaluationError(f"Expected a sample from 0 to {len(dataset) - 1}, got {sample}.")
     spec.threat.check(dataset.shape)
-    dataset = matched(model, dataset).dataset
+    dataset = matched(model, dataset, spec.match).dataset
+    if dataset.labels[sample] < 0:
+        raise EvaluationError(
+            f"The match of classes leaves sample {sample} out.",
+            "Choose another image, or give its class one of the model's.",
+        )
     x = dataset.images([sample])
     bare = drawn(innermost(model), x.to(model.device, model.dtype), spec.seed, spec.draws)
     model = around_innermost(model, bare)

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from auditor.hardening.spec import TrainingSpec
-from auditor.kit.document import Data, Document
+from auditor.kit.document import Data, Document, nothing
 from auditor.kit.flag import Flag
 from auditor.kit.provenance import Provenance, provenance_lifted
 from auditor.kit.statistics.estimate import Rate
+from auditor.models.class_table import ClassTable
 
 
 class PassCount(Data):
@@ -76,6 +77,8 @@ class TrainingResult(Document):
     data_sha256: str
     provenance: Provenance
     flags: tuple[Flag, ...] = ()
+    classes: ClassTable | None = Field(None, exclude_if=nothing)
+    """The classes of the data set on the model's; None in results of before it was kept."""
     notes: tuple[str, ...] = ()
     """How the data set was read, and its classes on the model's."""
 

@@ -15,6 +15,7 @@ from auditor.hardening.learning.trainee import BatchNormMode, Precision
 from auditor.kit.capability import MemberOf
 from auditor.kit.document import Spec
 from auditor.kit.series import Shares
+from auditor.models.hand_match import ByHand
 
 FALLBACK_EPSILON = 8 / 255
 """What validation attacks with where neither the spec nor the method names an epsilon."""
@@ -65,6 +66,7 @@ class TrainingSpec(Spec):
         description="Batch normalization in training: use the batch and update the running statistics (learn), or use "
         "the initial running statistics (fixed).",
     )
+    match: ByHand = Field({})
     validation_share: float = Field(0.1, gt=0, lt=1, description="Share of the images held out to choose the weights.")
     validation_samples: int = Field(2000, ge=1, le=1_000_000, description="Maximum number of these images.")
     validation_norm: Literal["linf", "l2"] = Field("linf", description="Norm of the validation's attack.")

@@ -36,12 +36,11 @@ from auditor.hardening.result import BestWeights, PassCount, TrainingPoint, Trai
 from auditor.hardening.spec import TrainingSpec
 from auditor.kit.device import pick_device, reproducible
 from auditor.kit.errors import EvaluationError, TrainingError
-from auditor.kit.flag import Flag
 from auditor.kit.foreign import flags_of, foreign, packages_of
 from auditor.kit.progress import OnProgress, no_progress, part_of
 from auditor.kit.provenance import provenance
 from auditor.kit.randomness import derive_seed, seeded
-from auditor.models.class_match import matched
+from auditor.models.class_match import Matched, matched
 from auditor.models.classifier import Classifier
 from auditor.models.dataset import ImageDataset
 
@@ -78,7 +77,7 @@ def train(
     fit, SpecError, and TrainingError when the loss or the logits are NaN or infinite; the error then holds the result
     so far. With several processes, a TrainingError also if one of them dies.
     """
-    dataset, match, _ = matched(classifier, dataset)
+    data = matched(classifier, dataset, spec.match)
     spec.check(dataset.shape)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(folder)
@@ -87,8 +86,8 @@ def train(
     listener = Listener(on_progress, on_point, stop, on_checkpoint)
     size = team_size(spec, device)
     if size == 1:
-        return _run(spec, start, dataset, match, folder, checkpoint_seconds, Team(device), listener)
-    work = functools.partial(_run, spec, start.to("cpu"), dataset, match, folder, checkpoint_seconds)
+        return _run(spec, start, data, folder, checkpoint_seconds, Team(device), listener)
+    work = functools.partial(_run, spec, start.to("cpu"), data, folder, checkpoint_seconds)
     result: TrainingResult = run_together(work, size, device.type, listener, folder)
     return result
 
@@ -96,8 +95,7 @@ def train(
 def _run(
     spec: TrainingSpec,
     start: Classifier,
-    dataset: ImageDataset,
-    match: tuple[Flag, ...],
+    data: Matched,
     folder: Path,
     checkpoint_seconds: float,
     team: Team,
@@ -105,7 +103,7 @@ def _run(
 ) -> TrainingResult:
     """Train, as the whole team or one of it."""
     with reproducible(team.device):
-        training = _Training(spec, start.to(team.device), dataset, match, folder, checkpoint_seconds, team, listener)
+        training = _Training(spec, start.to(team.device), data, folder, checkpoint_seconds, team, listener)
         return training.run()
 
 
@@ -116,14 +114,15 @@ class _Training:
         self,
         spec: TrainingSpec,
         parent: Classifier,
-        dataset: ImageDataset,
-        match: tuple[Flag, ...],
+        data: Matched,
         folder: Path,
         checkpoint_seconds: float,
         team: Team,
         listener: Listener,
     ) -> None:
-        self.spec, self.dataset, self.match, self.folder = spec, dataset, match, folder
+        self.spec, self.folder = spec, folder
+        dataset, self.match, self.classes = data
+        self.dataset = dataset
         self.foreign = foreign(spec)
         self.team, self.listener, self.device = team, listener, team.device
         self.validation_ids, self.ids = hold_out(spec, dataset, team.size)
@@ -394,6 +393,7 @@ class _Training:
                 packages=packages_of(self.foreign),
                 processes=self.team.size,
             ),
+            classes=self.classes,
             notes=self.dataset.notes,
             flags=(
                 *flags_of(self.foreign),

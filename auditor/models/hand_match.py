@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from auditor.kit.document import nothing
 from auditor.kit.errors import MismatchError, meant
 from auditor.kit.flag import Flag
 from auditor.kit.wording import counted, listed, shown
@@ -14,6 +17,17 @@ from auditor.models.class_numbers import plain_name
 
 HandMatch = Mapping[str, int | str | None]
 """From a class of the data, by its name or its number from 0, to the model's: a name, a number from 0, or None: left out."""
+
+ByHand = Annotated[
+    dict[str, int | str | None],
+    Field(
+        max_length=100_000,
+        exclude_if=nothing,
+        description="Classes matched by hand: a class of the data, by name or by number from 0, and the model's class that it "
+        "counts as, by name or number; null leaves its images out. Classes that it does not name are matched automatically.",
+    ),
+]
+"""A HandMatch as the field of a spec."""
 
 _MOST = 10
 

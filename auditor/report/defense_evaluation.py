@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from auditor.defending.evaluation import DefenseEvaluation
+from auditor.report.classes import class_match_table
 from auditor.report.defense_beside import controls_section, sweeps_section
 from auditor.report.defense_table import table_sections
 from auditor.report.html import page
@@ -44,6 +45,11 @@ def _method(evaluation: DefenseEvaluation) -> Section:
         "evaluated on": f"{len(table.samples)} of {evaluation.dataset.samples} samples of {evaluation.dataset.name} "
         f"(SHA-256 {evaluation.dataset.sha256})",
         **({"how the data was read": " ".join(evaluation.dataset.notes)} if evaluation.dataset.notes else {}),
+        **(
+            {"classes of the data": f"matched {evaluation.classes.describe()}"}
+            if evaluation.classes is not None
+            else {}
+        ),
         "threat model": str(table.threat),
         "the defense moves an image by (root mean square)": f"{evaluation.size:.3g}",
         **evaluation.provenance.lines(),
@@ -61,6 +67,7 @@ def _method(evaluation: DefenseEvaluation) -> Section:
                 columns=(Column(key="name", title="What"), Column(key="value", title="Value")),
                 rows=tuple({"name": name, "value": value} for name, value in rows.items()),
             ),
+            *class_match_table(evaluation.classes, evaluation.dataset.class_names),
             Text(text=evaluation.spec.model_dump_json(indent=2), tone="code"),
         ),
     )

@@ -8,6 +8,7 @@ from typing import Literal
 from auditor.hardening.result import TrainingPoint, TrainingResult
 from auditor.hardening.spec import TrainingSpec
 from auditor.kit.statistics.estimate import Rate
+from auditor.report.classes import class_match_table
 from auditor.show.blocks import AnyBlock, Column, Figure, Measure, Measures, Row, Table, Text
 
 TONES: dict[str, Literal["note", "warning", "bad"]] = {"info": "note", "warning": "warning", "severe": "bad"}
@@ -81,6 +82,12 @@ def outcome(result: TrainingResult) -> tuple[AnyBlock, ...]:
         *(Text(text=note, tone="note") for note in result.notes),
         *_before_and_after(result),
         _cost(result),
+        *(
+            [Text(text=f"Classes of the data: matched {result.classes.describe()}.", tone="note")]
+            if result.classes is not None
+            else []
+        ),
+        *class_match_table(result.classes, None),
     )
 
 

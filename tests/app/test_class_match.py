@@ -129,6 +129,52 @@ def test_a_vetting_takes_the_match_of_its_table(world: World, monkeypatch: pytes
     assert f"{of_it} images of 1 class left out" in texts(opened("models", model=world.model_id))
 
 
+@pytest.mark.parametrize(
+    ("view", "button", "kind"), [("harden", "harden-queue", "harden"), ("defend", "defend-fit", "fit-defense")]
+)
+def test_what_learns_from_data_takes_the_match_of_its_table(
+    world: World, monkeypatch: pytest.MonkeyPatch, view: str, button: str, kind: str
+) -> None:
+    page = opened(view, model=world.model_id, dataset=world.dataset_id)
+    edit(page, monkeypatch, {4: "left out"})
+    assert not page.exception
+    page.button(key=button).click().run()
+    asked: Any = queued(world, kind)
+    spec = asked.training if kind == "harden" else asked.fit
+    assert spec.match == {f"kind {label}": label if label < 4 else None for label in range(5)}
+
+
+def test_a_match_that_cannot_be_is_unfolded(world: World) -> None:
+    tables = {}
+    for name, counts in (("plain", [12] * 5), ("beyond", [0, *[12] * 5])):
+        rename(world, class_names=None, num_classes=len(counts), class_counts=counts)
+        page = opened("harden", model=world.model_id, dataset=world.dataset_id)
+        tables[name] = next(item for item in page.expander if item.label == "Classes of the data and of the model")
+    assert [table.proto.expanded for table in tables.values()] == [False, True]
+
+
+def test_the_commands_of_what_learns_take_the_match(world: World, auditor: Auditor) -> None:
+    match, learning = ["--match", "kind 4="], ["--set", "epochs=1", "--set", "batch_size=8", "--method", "fine_tune"]
+    for command in (["harden", "run", "tiny", "random"], ["defend", "fit", "tiny", "random", "--defense", "nip"]):
+        assert "1 of 5 classes edited, 12 images left out" in auditor(*command, *match, "--show-match")
+    assert world.client.jobs.find() == []
+    auditor("harden", "run", "tiny", "random", *match, *learning, "--detach")
+    (job,) = world.client.jobs.find(kind="harden")
+    run_here(world.client, job.id)
+    left = f"matched by hand, 1 of 5 classes edited, {real_counts(world)[4]} images left out"
+    assert f"classes of the data {left}" in auditor("harden", "show", job.id)
+    assert f"Classes of the data: {left}." in texts(opened("harden", job=job.id))
+    assert "Use --match" in auditor("harden", "run", "tiny", "random", "--set", "match=a", expect=1)
+
+    nip = ["--defense", "nip:quorum=0.5,inputs=20,front=1,tail=1"]
+    auditor("defend", "fit", "tiny", "random", *nip, "--name", "kept", *match, "--detach")
+    (job,) = world.client.jobs.find(kind="fit-defense")
+    run_here(world.client, job.id)
+    assert f"classes of the data {left}" in auditor("defend", "show", "kept")
+    assert "12 images left out" in auditor("defend", "evaluate", "kept", "random", *match, "--show-match")
+    assert "none is named" in auditor("defend", "fit", "tiny", "--defense", "jpeg", *match, expect=1)
+
+
 def test_the_command_line_shows_the_match_and_queues_it(world: World, auditor: Auditor, tmp_path: Path) -> None:
     shown = auditor("audit", "run", "tiny", "random", "--show-match")
     assert "3: kind 3" in shown

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from app.commands.models import parse_architecture
+from app.commands.declared import parse_architecture
 from auditor.kit.errors import SpecError
 from auditor.models.architecture import ARCHITECTURES
 from tests.app.test_cli import Auditor, auditor, world

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from app.commands.models import parse_code
+from app.commands.declared import parse_code
 from app.text import plain
 from auditor.auditing.result import AuditResult
 from auditor.hardening.spec import TrainingSpec

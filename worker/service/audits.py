@@ -10,13 +10,13 @@ from auditor.auditing.plan import plan
 from auditor.auditing.result import AuditResult
 from auditor.auditing.spec import AuditSpec
 from auditor.auditing.vet import ClassifierCard
-from auditor.kit.errors import MismatchError, NotFoundError
+from auditor.kit.errors import NotFoundError
 from auditor.models.class_match import AUTOMATIC, Sides
 from auditor.models.hand_match import HandMatch
 from auditor.report.html import render
 from worker.job import JOBS
 from worker.ledger import HOPEFUL, Which
-from worker.loading import check_compatible, class_sides, load_dataset
+from worker.loading import check_compatible, class_sides, left_out, load_dataset
 from worker.service.backend import Backend, ClientPart
 from worker.service.jobs import Jobs
 from worker.service.library import Library
@@ -51,7 +51,7 @@ class Audits(ClientPart):
         model_row, dataset_row = self.library.model(model), self.library.dataset(dataset)
         for threat in spec.threats:
             threat.check(shape_of(dataset_row))
-        total = int(dataset_row.manifest["samples"]) - _left_out(class_sides(model_row, dataset_row), spec.match)
+        total = int(dataset_row.manifest["samples"]) - left_out(class_sides(model_row, dataset_row), spec.match)
         samples = min(total, spec.samples or total)
         card = self._card(model_row.id)
         random = card is not None and card.random
@@ -168,12 +168,3 @@ class Audits(ClientPart):
             if job.spec["audit"] == wanted:
                 return job.id
         return self.queue(model, dataset, spec)
-
-
-def _left_out(sides: Sides, by_hand: HandMatch) -> int:
-    """Images that the match leaves out; none where it will be refused."""
-    try:
-        place = sides.match(by_hand).place
-    except MismatchError:
-        place = None
-    return 0 if place is None else int(sides.counts[place < 0].sum())

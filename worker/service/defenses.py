@@ -11,7 +11,7 @@ from auditor.kit.scratch import scratch
 from worker.defenses import Defenses, DefenseView
 from worker.job import JOBS
 from worker.ledger import HOPEFUL, Which
-from worker.loading import architecture_of, check_compatible, load_classifier
+from worker.loading import architecture_of, check_compatible, class_sides, left_out, load_classifier
 from worker.models import DefenseRow
 from worker.registry import usable_name
 from worker.service.audits import Audits
@@ -71,7 +71,7 @@ class StoredDefenses(ClientPart):
         if not dataset:
             raise SpecError(f"{spec.title} learns from training images, and no data set is given.", "Name a data set.")
         dataset_row = self.library.dataset(dataset)
-        check_compatible(model_row, dataset_row)
+        check_compatible(model_row, dataset_row, spec.match)
         values = {"model_id": model_row.id, "dataset_id": dataset_row.id, "name": wanted, "fit": spec}
         return QueuedFit(self.jobs.submit(JOBS.build("fit-defense", values), title), "")
 
@@ -138,7 +138,7 @@ class StoredDefenses(ClientPart):
         from auditor.defending.fit import FitSpec
 
         row, dataset_row = self._defenses.get(defense), self.library.dataset(dataset)
-        check_compatible(self.library.model(row.model_id), dataset_row)
+        check_compatible(self.library.model(row.model_id), dataset_row, spec.match)
         spec.evaluation.threat.check(shape_of(dataset_row))
         fitted = FitSpec.load(row.spec)
         for sweep in spec.sweeps:
@@ -157,7 +157,7 @@ class StoredDefenses(ClientPart):
         row = self._defenses.get(defense)
         model_row, dataset_row = self.library.model(row.model_id), self.library.dataset(dataset)
         spec.evaluation.threat.check(shape_of(dataset_row))
-        total = int(dataset_row.manifest["samples"])
+        total = int(dataset_row.manifest["samples"]) - left_out(class_sides(model_row, dataset_row), spec.match)
         samples = min(total, spec.samples or total)
         passes = evaluation_cost(spec, FitSpec.load(row.spec).defenses, samples, architecture_of(model_row).num_classes)
         speed = self.audits.speed(model_row.id)
@@ -196,7 +196,7 @@ class StoredDefenses(ClientPart):
         epsilon beyond all images.
         """
         row, dataset_row = self._defenses.get(defense), self.library.dataset(dataset)
-        check_compatible(self.library.model(row.model_id), dataset_row)
+        check_compatible(self.library.model(row.model_id), dataset_row, spec.match)
         spec.threat.check(shape_of(dataset_row))
         count = int(dataset_row.manifest["samples"])
         if not 0 <= sample < count:

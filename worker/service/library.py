@@ -10,7 +10,7 @@ from auditor.data.intake.found import NOTHING_ASKED, Asked
 from auditor.data.intake.reading import Reading
 from auditor.data.intake.upload import Upload, take_upload
 from auditor.hardening.hardening import HARDENINGS
-from auditor.kit.errors import MismatchError, NotFoundError
+from auditor.kit.errors import MismatchError, NotFoundError, SpecError
 from auditor.kit.limits import Limits
 from auditor.models.architecture import Architecture
 from auditor.models.classifier import NORMALIZATIONS, Normalization
@@ -19,6 +19,7 @@ from auditor.models.own_code import OwnCode
 from auditor.models.published import published_normalization
 from auditor.show.blocks import Image
 from auditor.show.pictures import picture
+from worker.again import prepared_anew
 from worker.budget import OnWait, silent
 from worker.ledger import Which
 from worker.lineage import Relative
@@ -116,6 +117,28 @@ class Library(ClientPart):
                 weights=self.blobs.take(stored),
                 manifest=manifest,
             )
+
+    def add_again(
+        self,
+        key: str,
+        *,
+        normalization: Normalization | None = None,
+        size: tuple[int, int] | None = None,
+        name: str = "",
+    ) -> ModelRow:
+        """Keep a model a second time, with the same stored weights and other preprocessing. None: as it was.
+
+        ``size``: height and width of the images. ``name``: by default made of the first one's and what differs. Raises
+        SpecError when nothing differs, when the weights fit no images of that size, and for a model that was trained here;
+        MismatchError for a normalization of other channels.
+        """
+        row = self.model(key)
+        if self.lineages.ancestors(row.id):
+            raise SpecError(
+                f"{row.name} was trained here, with the preprocessing of its parent.",
+                "Add the parent again with the right preprocessing, and train a child of that.",
+            )
+        return self.registry.add_model(**prepared_anew(row, normalization, size, name))
 
     def inspect_model(
         self,

@@ -6,7 +6,7 @@ from auditor.hardening.learning.plan import training_cost
 from auditor.hardening.result import TrainingPoint, TrainingResult
 from auditor.hardening.spec import TrainingSpec
 from worker.job import JOBS
-from worker.loading import check_compatible
+from worker.loading import check_compatible, class_sides, left_out
 from worker.models import ModelRow
 from worker.registry import usable_name
 from worker.service.audits import Audits
@@ -30,7 +30,7 @@ class Trainings(ClientPart):
         ``name``: the child's, where it is free; by default made of parent and method.
         """
         model_row, dataset_row = self.library.model(model), self.library.dataset(dataset)
-        check_compatible(model_row, dataset_row)
+        check_compatible(model_row, dataset_row, spec.match)
         spec.check(shape_of(dataset_row))
         values = {
             "model_id": model_row.id,
@@ -42,11 +42,11 @@ class Trainings(ClientPart):
 
     def estimate(self, model: str, dataset: str, spec: TrainingSpec) -> CostEstimate:
         """What a training would cost at most, but for what its method prepares."""
-        dataset_row = self.library.dataset(dataset)
+        model_row, dataset_row = self.library.model(model), self.library.dataset(dataset)
         spec.check(shape_of(dataset_row))
-        samples = int(dataset_row.manifest["samples"])
+        samples = int(dataset_row.manifest["samples"]) - left_out(class_sides(model_row, dataset_row), spec.match)
         passes = training_cost(spec, samples)
-        speed = self.audits.speed(self.library.model(model).id)
+        speed = self.audits.speed(model_row.id)
         return CostEstimate.at(speed, samples, passes)
 
     def result(self, key: str) -> TrainingResult:

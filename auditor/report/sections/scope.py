@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import JsonValue
 
-from auditor.auditing.result import AuditResult, ModelFacts
-from auditor.models.class_table import ClassTable
+from auditor.auditing.result import AuditResult
 from auditor.models.classifier import Normalization
+from auditor.report.classes import class_match_table
 from auditor.report.section import ReportSection
 from auditor.show.blocks import Column, Section, Table, Text
 
@@ -49,11 +49,7 @@ class Scope(ReportSection):
                     columns=(Column(key="name", title="Fact"), Column(key="value", title="Value")),
                     rows=tuple({"name": name, "value": value} for name, value in facts.items()),
                 ),
-                *(
-                    [_classes(classes, model)]
-                    if classes is not None and (classes.moved or classes.how == "hand")
-                    else []
-                ),
+                *class_match_table(classes, model.class_names),
                 Text(
                     text="Robust accuracy is measured, not proved: it is the share of these samples on which the attacks named "
                     "here found nothing, so it bounds the true robust accuracy from above. Intervals (Wilson, 95 %) cover the "
@@ -62,29 +58,6 @@ class Scope(ReportSection):
                 ),
             ),
         )
-
-
-def _classes(classes: ClassTable, model: ModelFacts) -> Table:
-    """What the data calls its classes, and what they counted as; shown where that is not plain."""
-    return Table(
-        title="Classes of the data on the model's",
-        columns=(
-            Column(key="data", title="Class of the data"),
-            Column(key="images", title="Images"),
-            Column(key="model", title="Class of the model"),
-            Column(key="how", title="Edited"),
-        ),
-        rows=tuple(
-            {
-                "data": row.name,
-                "images": row.images,
-                "model": "left out" if row.place is None else model.class_name(row.place),
-                "how": "by hand" if row.changed else None,
-            }
-            for row in classes.rows
-        ),
-        caption="All images of the data set. An image is classified correctly if the model answers with the class on the right.",
-    )
 
 
 def _architecture(architecture: Mapping[str, JsonValue] | None) -> str:

@@ -109,6 +109,21 @@ def test_the_loop_is_a_plain_one(momentum: float, nesterov: bool, tmp_path: Path
     assert (result.training_samples, result.validation_samples) == (36, 4)
 
 
+def test_classes_matched_by_hand_train_as_the_right_labels_do(tmp_path: Path) -> None:
+    data = data_of(40)
+    turned = ImageDataset(data._images, (data.labels + 1) % 5, data.class_names)
+    match: dict[str, int | None] = {f"kind {(label + 1) % 5}": label for label in range(5)}
+    run(tmp_path / "right", epochs=1)
+    found = train(spec_of(epochs=1, match=match), deeper_classifier(), turned, folder=tmp_path / "turned")
+    same(kept(tmp_path / "turned"), kept(tmp_path / "right"))
+    used = np.unique(data.labels).tolist()
+    assert known(found.classes).describe() == f"by hand, {len(used)} of {len(used)} classes edited"
+    spec = spec_of(epochs=1, match=match | {f"kind {(used[0] + 1) % 5}": None})
+    fewer = train(spec, deeper_classifier(), turned, folder=tmp_path / "fewer")
+    assert fewer.training_samples + fewer.validation_samples == 40 - (data.labels == used[0]).sum()
+    assert TrainingResult.load(fewer.model_dump_json()) == fewer
+
+
 def test_validation_images_are_never_trained_on_and_follow_the_seed(tmp_path: Path) -> None:
     class Seen(ImageDataset):
         asked: list[int]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from app.commands.models import parse_architecture
+from app.commands.declared import parse_architecture
 from auditor.kit.errors import IntakeError
 from auditor.models.architecture import ARCHITECTURES
 from auditor.models.dataset import ImageDataset

@@ -24,7 +24,8 @@ from auditor.defending.sweep import Sweep
 from auditor.kit.errors import EvaluationError, SpecError
 from auditor.models.dataset import ImageDataset
 from auditor.models.defended import NOTHING, DefendedClassifier
-from tests.narrow import typed
+from auditor.report.defense_evaluation import render_evaluation
+from tests.narrow import known, typed
 from tests.nets import deeper_classifier, labelled, small_classifier
 
 QUICK: dict[str, Any] = {
@@ -75,6 +76,24 @@ def test_a_swept_parameter_is_fitted_anew_and_epsilon_is_not(found: DefenseEvalu
     (point,) = epsilon.points
     assert (point.value, point.table.threat.epsilon) == (0.01, 0.01)
     assert point.table.facts == found.table.facts
+
+
+def test_classes_matched_by_hand_give_the_tables_of_the_right_labels(
+    found: DefenseEvaluation, data: ImageDataset
+) -> None:
+    turned = ImageDataset(data._images, (data.labels + 1) % 5, data.class_names)
+    match = {f"kind {(label + 1) % 5}": label for label in range(5)}
+    fitting = FitSpec.load({"defenses": [NIP], "samples": 30, "match": match})
+    fitted = fit(fitting, deeper_classifier(), turned)
+    assert known(fitted.classes).how == "hand"
+    stored = FittedDefense(fitting, fitted.states, fitted.lineage, turned)
+    wanted = spec(sweeps=[{"parameter": "eta", "values": [0.5]}], controls=False, match=match)
+    ours = evaluate_defense(wanted, deeper_classifier(), stored, turned)
+    assert ours.table == found.table
+    assert ours.sweeps[0].points[0].table == found.sweeps[0].points[0].table, "what is fitted anew is matched, too"
+    assert known(ours.classes).how == "hand"
+    assert all(row.changed for row in known(ours.classes).rows)
+    assert "matched by hand" in render_evaluation(ours, title="x")
 
 
 def test_the_tests_by_samples_are_those_of_scipy_and_of_holm(found: DefenseEvaluation) -> None:
