@@ -1,6 +1,8 @@
 """Models: the list, the card of one, and adding another."""
 
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from app.state import client, parameter
 from app.text import plain
 from app.widgets import errors_shown
 from auditor.auditing.vet import ClassifierCard
+from auditor.kit.errors import NotFoundError
 from auditor.models.own_code import stored_code
 from auditor.show.blocks import Column, Measure, Measures, Table, Text
 from worker.client import JobView
@@ -31,11 +34,18 @@ def catalogue(rows: list[ModelRow]) -> None:
             "Architecture": row.architecture["kind"],
             "Parameters": row.manifest["parameters"],
             "Added (UTC)": when(row.created),
-            "Id": row.id[:8],
         }
         for row in rows
     ]
-    event = st.dataframe(table, hide_index=True, on_select="rerun", selection_mode="single-row", key="models")
+    columns = {
+        "Name": st.column_config.TextColumn(width=132),  # all of them fit a window of 480 pixels
+        "Architecture": st.column_config.TextColumn(width=90),
+        "Parameters": st.column_config.NumberColumn("Params", width=60, format="compact"),
+        "Added (UTC)": st.column_config.TextColumn(width=98),
+    }
+    event = st.dataframe(
+        table, hide_index=True, on_select="rerun", selection_mode="single-row", column_config=columns, key="models"
+    )
     chosen: list[int] = event["selection"]["rows"]
     if chosen:
         st.query_params["model"] = rows[chosen[0]].id
@@ -98,6 +108,13 @@ def weights(key: str) -> bytes:
         return file.read_bytes()
 
 
+def _notes_of(dataset: str | None) -> Sequence[str]:
+    """How a data set was read, as its own page says it; nothing where it is not known any more."""
+    with suppress(NotFoundError):
+        return list(client().library.dataset(dataset).manifest["notes"]) if dataset is not None else []
+    return []
+
+
 @st.fragment(run_every=1.0)
 def vetting(row: ModelRow) -> None:
     """The newest vetting: its progress, then its card."""
@@ -129,8 +146,14 @@ def vetted(seen: ClassifierCard) -> None:
         items.append(seen.accuracy.measure(f"Accuracy on {seen.dataset}{one}", higher_is_better=True, explanation=said))
     draw_block(Measures(items=tuple(items)), "card", None, ())
     tones: dict[str, Any] = {"info": "note", "warning": "warning", "severe": "bad"}
+    said = _notes_of(seen.dataset)
     for note in seen.notes:
-        draw_block(Text(text=note, tone="note"), "note", None, ())
+        if note not in said:
+            draw_block(Text(text=note, tone="note"), "note", None, ())
+    if read := [note for note in seen.notes if note in said]:
+        with st.expander(f"How {plain(str(seen.dataset))} was read"):
+            for note in read:
+                st.caption(plain(note))
     for flag in seen.flags:
         draw_block(Text(text=flag.text, tone=tones[flag.severity]), flag.name, None, ())
     if not seen.flags:

@@ -338,7 +338,7 @@ def test_a_checkpoint_of_timm_gets_the_image_size_that_its_tensors_do_not_say(wo
     uploader.upload("last.pth.tar", content, "application/octet-stream").run()
     recognized(page)
     assert page.selectbox(key="model-proposal").value == "timm:model=convnext_atto,num_classes=3"
-    assert "'Height' and 'Width' on the page" in texts(page)
+    assert "'Size of the images' on the page" in texts(page)
     size = page.selectbox(key="model-size-timm:model=convnext_atto,num_classes=3")
     assert size.options == ["6x6, as in random", "224x224, usual for this network", "another size"]
     assert size.value == "224x224, usual for this network", "the data set has 5 classes, the network 3"

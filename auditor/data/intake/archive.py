@@ -45,7 +45,7 @@ def damaged(name: str, what: str) -> IntakeError:
 @contextmanager
 def opened(source: Path, name: str, limits: Limits, *, any_name: bool = False) -> Iterator[zipfile.ZipFile]:
     """A zip archive whose directory passed every wall. ``name`` is what errors call it. ``any_name``: the caller asks for the
-    ``name_fault`` of entries that it reads.
+    ``name_fault`` of entries that it reads, and reads none that ``is_link``.
 
     Raises IntakeError: too many or encrypted entries, links, names that leave the archive or cannot be shown,
     duplicates, overlaps, an expansion over the limits, a directory that cannot be read.
@@ -193,6 +193,8 @@ def _check_entries(archive: zipfile.ZipFile, name: str, limits: Limits, any_name
         if member.orig_filename in seen:
             raise IntakeError(f"The entry {shown(member.orig_filename)} appears twice in {shown(name)}.")
         seen.add(member.orig_filename)
+        if is_link(member) and not any_name:
+            raise link_fault(member.orig_filename, name)
         _check_kind(member, name)
         _check_ratio(member, name, limits)
         expanded += member.file_size
@@ -226,6 +228,20 @@ def name_fault(entry: str, limits: Limits) -> IntakeError | None:
     return None
 
 
+def is_link(member: zipfile.ZipInfo) -> bool:
+    """Whether an entry is a link or a device: it is neither followed nor read."""
+    kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == _UNIX else 0
+    return kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+
+
+def link_fault(entry: str, name: str) -> IntakeError:
+    """The refusal of an entry that is a link or a device."""
+    return IntakeError(
+        f"The entry {shown(entry)} of {shown(name)} is a link or a device; links are not allowed.",
+        "Put the file itself into the archive.",
+    )
+
+
 def check_inside(entry: str, name: str) -> None:
     """Refuse the name of an entry that leads out of the archive. Raises IntakeError."""
     if entry.startswith("/") or ".." in entry.split("/") or entry[1:2] == ":":
@@ -240,12 +256,6 @@ def _check_kind(member: zipfile.ZipInfo, name: str) -> None:
     if member.flag_bits & _ENCRYPTED:
         raise IntakeError(
             f"The archive {shown(name)} is password protected (entry {entry}).", "Make it again without a password."
-        )
-    kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == _UNIX else 0
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise IntakeError(
-            f"The entry {entry} of {shown(name)} is a link or a device; links are not allowed.",
-            "Put the file itself into the archive.",
         )
     if member.compress_type not in _METHODS:
         raise IntakeError(

@@ -26,12 +26,13 @@ Read = Callable[[int], bytes]
 
 
 class Entry(NamedTuple):
-    """A file of an upload: its path, its size in bytes, and where it lies."""
+    """A file of an upload: its path, its size in bytes, and where it lies. ``link``: a link or a device, which is never read."""
 
     path: str
     size: int
     member: zipfile.ZipInfo | None = None
     offset: int = 0
+    link: bool = False
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -84,6 +85,11 @@ class Files(ABC):
             copy.flush()
             yield Path(copy.name)
 
+    def _check(self, entry: Entry) -> None:
+        """Refuse to read a link or a device. Raises IntakeError."""
+        if entry.link:
+            raise archive.link_fault(entry.path, self.name)
+
     def exclude(self, paths: Collection[str]) -> None:
         """Forget these files, but for their paths (``excluded``), which a list may name."""
         self.excluded |= frozenset(paths)
@@ -126,7 +132,7 @@ class ZippedFiles(Files):
         super().__init__(
             name,
             [
-                Entry(member.orig_filename, member.file_size, member)
+                Entry(member.orig_filename, member.file_size, member, link=archive.is_link(member))
                 for member in members
                 if not member.orig_filename.endswith("/")
             ],
@@ -138,6 +144,7 @@ class ZippedFiles(Files):
     @contextmanager
     def stream(self, entry: Entry) -> Iterator[Read]:
         assert entry.member is not None
+        self._check(entry)
         with archive.member_stream(self._file, entry.member, self.name) as read:
             yield read
 
@@ -157,6 +164,7 @@ class _Ranged(Files):
 
     @contextmanager
     def stream(self, entry: Entry) -> Iterator[Read]:
+        self._check(entry)
         at = entry.offset
 
         def read(size: int) -> bytes:
@@ -172,6 +180,7 @@ class _Ranged(Files):
 
     @contextmanager
     def seekable(self, entry: Entry) -> Iterator[BinaryIO]:
+        self._check(entry)
         yield io.BufferedReader(_Part(self._file, entry.offset, entry.size))
 
 
@@ -221,8 +230,8 @@ def zipped(source: Path, name: str, limits: Limits) -> Iterator[Files]:
 def tarred(source: Path, name: str, limits: Limits, *, compressed: bool) -> Iterator[Files]:
     """The files of a tar archive, plain or behind gzip. Nothing is unpacked by name.
 
-    Raises IntakeError: links and devices, names that leave the archive, duplicates, too many entries, an expansion over the
-    limits, damage.
+    Links and devices are entries that cannot be read. Raises IntakeError: names that leave the archive, duplicates, too many
+    entries, an expansion over the limits, damage.
     """
     with ExitStack() as stack:
         file: BinaryIO = stack.enter_context(source.open("rb"))
@@ -303,18 +312,16 @@ def _members(file: BinaryIO, name: str, limits: Limits) -> tuple[list[Entry], li
                 if member.isdir():
                     folders.append(path.rstrip("/") + "/")
                     continue
-                if not member.isreg() or member.issparse():
-                    raise IntakeError(
-                        f"The entry {shown(path)} of {shown(name)} is a link or a device; links are not allowed.",
-                        "Put the file itself into the archive.",
-                    )
                 if path in seen:
                     raise IntakeError(f"The entry {shown(path)} appears twice in {shown(name)}.")
                 seen.add(path)
-                total += member.size
+                link = not member.isreg() or member.issparse()
+                total += 0 if link else member.size
                 if total > limits.expanded_bytes:
                     raise IntakeError(f"{shown(name)} holds more than the limit of {size_text(limits.expanded_bytes)}.")
-                entries.append(Entry(path, member.size, offset=member.offset_data))
+                entries.append(
+                    Entry(path, 0 if link else member.size, offset=0 if link else member.offset_data, link=link)
+                )
                 if len(entries) > limits.members:
                     raise IntakeError(f"{shown(name)} has more than {limits.members:,} entries, which is the limit.")
     except IntakeError:
@@ -322,6 +329,6 @@ def _members(file: BinaryIO, name: str, limits: Limits) -> tuple[list[Entry], li
     except Exception:  # the loader of untrusted bytes may raise anything; all of it means the same
         raise archive.damaged(name, "its entries cannot be read as a tar archive to the end") from None
     end = file.seek(0, io.SEEK_END)
-    if entries and entries[-1].offset + entries[-1].size > end:
+    if max((entry.offset + entry.size for entry in entries), default=0) > end:
         raise IntakeError(f"The archive {shown(name)} is damaged: its last entry ends early.", AGAIN)
     return entries, folders

@@ -93,7 +93,10 @@ class FolderReader(PictureReader):
         faults: dict[str | int, IntakeError] = {}
         for path in paths:
             name = path.entry.path
-            if name not in out and (fault := archive.name_fault(name, self._limits)) is not None:
+            fault = archive.name_fault(name, self._limits)
+            if fault is None and path.entry.link:
+                fault = archive.link_fault(name, self._name)
+            if name not in out and fault is not None:
                 faults[name] = fault
         layout = Layout([], None, "names", len(paths), faults=faults)
         if ignored:

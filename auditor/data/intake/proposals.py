@@ -260,8 +260,8 @@ def _note(found: Fitting, architecture: Architecture, undecided: list[str]) -> s
     if any_size(architecture):
         size = f"{architecture.height}x{architecture.width}"
         texts.append(
-            f"The image size is not in the file: {size} is a guess; `--input` beside `--architecture` gives another, as do "
-            "'Height' and 'Width' on the page."
+            f"The image size is not in the file: {size} is a guess; `--input` beside `--architecture` gives another, as does "
+            "'Size of the images' on the page."
         )
     if not found.by_names:
         pairs = [f"{key} -> {name}" for key, name in found.match.mapping.items() if key != name]

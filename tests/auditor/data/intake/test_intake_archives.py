@@ -6,6 +6,7 @@ import functools
 import io
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -78,6 +79,46 @@ def test_links_and_devices(door: Door, zipped: Zipped) -> None:
     for mode in (stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO, stat.S_IFSOCK):
         content = zipped({"cat/1.png": b"/etc/passwd"}, create_system=3, external_attr=(mode | 0o777) << 16)
         door.refuse_dataset(content, "'cat/1.png'", "links are not allowed")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_links_and_devices_are_left_out_by_choice_and_never_followed(door: Door, tmp_path: Path, kind: str) -> None:
+    """What they lead to is an image that would be accepted: outside of the archive, and in it."""
+    (tmp_path / "outside.png").write_bytes(png())
+    good = {"cat/1.png": png(), "dog/1.png": png((3, 4, 5))}
+    links = {"cat/2.png": str(tmp_path / "outside.png"), "cat/3.png": "1.png", "dog/classes.txt": "/etc/hostname"}
+    stream = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(stream, "w") as file:
+            for name, content in good.items():
+                file.writestr(name, content)
+            for name, target in links.items():
+                link = zipfile.ZipInfo(name)
+                link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+                file.writestr(link, target)
+    else:
+        with tarfile.open(fileobj=stream, mode="w") as tar:
+            for name, content in good.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            for name, target in links.items():
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = tarfile.SYMTYPE, target
+                tar.addfile(info)
+            for name, odd in (("dog/2.png", tarfile.LNKTYPE), ("dog/3.png", tarfile.CHRTYPE)):
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = odd, "dog/1.png"
+                tar.addfile(info)
+    content = stream.getvalue()
+    error = door.refuse_dataset(content, "'cat/2.png'", "'cat/3.png'", "links are not allowed")
+    assert "--leave-out" in error.hint
+    manifest = door.dataset(content, leave_out=True)
+    assert manifest.class_counts == (1, 1)
+    (note,) = [note for note in manifest.notes if "cannot be used" in note]
+    odd_ones = ["cat/2.png", "cat/3.png", *(["dog/2.png", "dog/3.png"] if kind == "tar" else [])]
+    assert note.endswith(f"left out, since they cannot be used: {', '.join(repr(name) for name in odd_ones)}.")
+    assert "'dog/classes.txt'" in " ".join(manifest.notes), "named as a stray"
 
 
 def test_duplicates(door: Door) -> None:
