@@ -177,7 +177,7 @@ def test_a_data_set_that_people_have(world: World, name: str) -> None:
     assert not page.exception
     kept = [row for row in world.client.library.datasets() if row.name == "mine"]
     assert [row.manifest["class_counts"] for row in kept] == ([case.counts] if case.counts else [])
-    assert case.after in texts(page)
+    assert case.after.replace("\\", "") in texts(page)  # which leaves them out
 
 
 class Functional(nn.Module):
