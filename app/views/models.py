@@ -146,11 +146,11 @@ def vetted(seen: ClassifierCard) -> None:
         items.append(seen.accuracy.measure(f"Accuracy on {seen.dataset}{one}", higher_is_better=True, explanation=said))
     draw_block(Measures(items=tuple(items)), "card", None, ())
     tones: dict[str, Any] = {"info": "note", "warning": "warning", "severe": "bad"}
-    said = _notes_of(seen.dataset)
+    known = _notes_of(seen.dataset)
     for note in seen.notes:
-        if note not in said:
+        if note not in known:
             draw_block(Text(text=note, tone="note"), "note", None, ())
-    if read := [note for note in seen.notes if note in said]:
+    if read := [note for note in seen.notes if note in known]:
         with st.expander(f"How {plain(str(seen.dataset))} was read"):
             for note in read:
                 st.caption(plain(note))

@@ -39,7 +39,7 @@ def without_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read in this process: that they are read in the sandbox is tested elsewhere, and starting it takes seconds."""
 
     def here(function: str, *, arguments: dict[str, Any], **_: Any) -> Any:
-        module, _, name = function.partition(":")
+        module, name = function.split(":")
         return json.loads(json.dumps(getattr(importlib.import_module(module), name)(**arguments)))
 
     monkeypatch.setattr(reading, "confined", here)
