@@ -57,6 +57,10 @@ def test_from_upload_to_report(
     page.locator("input[type=file]").first.set_input_files(root / files["weights"])
     settle(page)
     type_in(page, "Name", f"{what} net")
+    by_hand, fitting = (page.get_by_role("combobox", name=name, exact=True) for name in ("Architecture", "What fits"))
+    expect(by_hand.or_(fitting)).to_be_visible()  # once it is found out what the dropped file is
+    if fitting.count():
+        choose(page, "What fits", "another architecture")
     choose(page, "Architecture", files["architecture"])
     if what == "sample":
         page.get_by_label("Channels", exact=True).first.fill("1")
