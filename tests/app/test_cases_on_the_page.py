@@ -154,6 +154,10 @@ DATA = {
         {"fog.npy": array(np.concatenate([IMAGES] * 5)), "labels.npy": array(np.concatenate([LABELS] * 5))}, [10] * 4,
         after="The images carry their corruption: 'fog', severities 1, 2, 3, 4, 5.",
     ),
+    "a severity of CIFAR-10-C": Data(
+        {"fog.npy": array(np.concatenate([IMAGES] * 5)), "labels.npy": array(np.concatenate([LABELS] * 5))}, [2] * 4,
+        done=(take("multiselect", "severities-offered", ["3"]),), after="'fog', severities 3.",
+    ),
 }  # fmt: skip
 
 
