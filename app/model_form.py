@@ -17,7 +17,7 @@ from app.recognition import Chosen, recognized
 from app.state import client
 from app.text import plain
 from auditor.auditing.declaration import parse_accuracy
-from auditor.data.intake.found import NOTHING_ASKED, Asked
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.inspection import Inspection
 from auditor.data.intake.proposals import Proposal
 from auditor.data.intake.readers import SUFFIXES, WHOLE

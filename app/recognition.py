@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.state import client
 from app.text import plain
-from auditor.data.intake.found import Asked
+from auditor.data.intake.asked import Asked
 from auditor.data.intake.inspection import Inspection
 from auditor.kit.errors import AuditorError
 from worker.client import Client

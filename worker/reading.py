@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from auditor.data.intake.found import NOTHING_ASKED, Asked
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.kit.errors import AuditorError, IntakeError
 from worker.budget import OnWait, reading_share, silent
 from worker.sandbox import confined
@@ -105,6 +105,8 @@ def read_dataset(
     from auditor.data.intake.datasets import DatasetManifest
 
     arguments = {"reading": reading.model_dump(mode="json")}
+    # torch resizes as it does by default; all else of a data set is read without it, seconds sooner.
+    more = [] if reading.size is None or reading.size.antialias else ["torch"]
     return confined_reading(
         "worker.reading:read_dataset_inside",
         DatasetManifest,
@@ -114,7 +116,7 @@ def read_dataset(
         settings,
         arguments,
         on_wait,
-        preload=["auditor.data.intake.datasets"],
+        preload=[*more, "auditor.data.intake.datasets"],
     ).model_dump(mode="json")
 
 

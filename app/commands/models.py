@@ -99,8 +99,8 @@ def add(
 ) -> None:
     """Check a file of weights, keep it, and vet the model."""
     from auditor.auditing.declaration import parse_accuracy
+    from auditor.data.intake.asked import Asked
     from auditor.data.intake.checkpoints import WEIGHTS_ALONE
-    from auditor.data.intake.found import Asked
     from auditor.models.own_code import stored_code
     from worker.client import Client
     from worker.reading import architecture_from
@@ -186,7 +186,7 @@ def inspect(
     output: _Output = "",
 ) -> None:
     """Say what a file of weights is, from its tensors' names and shapes, and how to add it."""
-    from auditor.data.intake.found import Asked
+    from auditor.data.intake.asked import Asked
     from auditor.data.intake.proposals import quoted
     from worker.client import Client
 

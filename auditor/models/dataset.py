@@ -1,4 +1,7 @@
-"""ImageDataset: labelled images in one file, streamed in batches, each sample with an id that never changes."""
+"""ImageDataset: labelled images in one file, streamed in batches, each sample with an id that never changes.
+
+torch is imported with the first images: who reads or writes a file needs none, and waits for none.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,18 @@ import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, Json
-from torch import Tensor
 
 from auditor.kit.errors import IntakeError
-from auditor.kit.randomness import derive_seed
 from auditor.models.class_numbers import class_numbers, number_names
 from auditor.models.labelled_arrays import checked_arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _DTYPES: dict[str, np.dtype[Any]] = {"U8": np.dtype("u1"), "F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
 
@@ -158,6 +161,8 @@ class ImageDataset:
 
     def images(self, ids: Sequence[int] | NDArray[np.int64]) -> Tensor:
         """The images of these samples: float32, (B, C, H, W), in [0, 1]."""
+        import torch
+
         stored = np.asarray(self._images[np.asarray(ids, np.int64)])
         pixels = torch.from_numpy(stored.copy() if not stored.flags.writeable else stored).permute(0, 3, 1, 2)
         pixels = pixels.to(torch.float32).contiguous()
@@ -165,6 +170,8 @@ class ImageDataset:
 
     def batches(self, ids: Sequence[int] | NDArray[np.int64], batch_size: int) -> Iterator[Batch]:
         """These samples in order, ``batch_size`` at a time."""
+        import torch
+
         ids = np.asarray(ids, np.int64)
         for start in range(0, len(ids), batch_size):
             part = ids[start : start + batch_size]
@@ -172,6 +179,8 @@ class ImageDataset:
 
     def order(self, seed: int) -> NDArray[np.int64]:
         """All ids in a random order that depends on the seed and the size of the data set alone; without those of no class."""
+        from auditor.kit.randomness import derive_seed
+
         ids = np.random.default_rng(derive_seed(seed, "order", len(self))).permutation(len(self)).astype(np.int64)
         return ids[self.labels[ids] >= 0]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from auditor.kit.errors import IntakeError
 from auditor.kit.limits import Limits
@@ -63,7 +63,7 @@ def checked_arrays(
 
 
 def _array(values: ArrayLike) -> NDArray[Any]:
-    if isinstance(values, Tensor):
+    if (torch := sys.modules.get("torch")) is not None and isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
     found = np.asanyarray(values)
     if found.dtype == object and found.size and all(isinstance(item, str) for item in found.flat):

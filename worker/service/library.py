@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from auditor.data.intake.found import NOTHING_ASKED, Asked
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.reading import Reading
 from auditor.data.intake.upload import Upload, take_upload
 from auditor.hardening.hardening import HARDENINGS

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from auditor.data.intake.asked import Asked
 from auditor.data.intake.checkpoints import Checkpoint
 from auditor.data.intake.image_size import ImageSize
 from auditor.kit.limits import Limits
@@ -28,18 +29,6 @@ class FoundModel(NamedTuple):
     size: ImageSize | None = None
     notes: tuple[str, ...] = ()
     output: str = ""
-
-
-class Asked(NamedTuple):
-    """What the user says of a file that leaves it open. ``size``: height and width of an image in pixels. ``output``: which of
-    several outputs holds the logits, by its name or its number from 0.
-    """
-
-    size: tuple[int, int] | None = None
-    output: str = ""
-
-
-NOTHING_ASKED = Asked()
 
 
 class ModelReader(NamedTuple):

@@ -19,8 +19,9 @@ from pydantic import JsonValue, ValidationError
 from torch import Tensor, nn
 
 from auditor.data.intake import archive
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.checkpoints import Checkpoint, load_zip
-from auditor.data.intake.found import NOTHING_ASKED, Asked, FoundModel, ModelReader
+from auditor.data.intake.found import FoundModel, ModelReader
 from auditor.data.intake.hub_config import Numbers, Preprocessor, TimmConfig, TransformersConfig
 from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.magic import ZIP

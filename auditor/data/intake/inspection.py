@@ -8,9 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.checkpoints import Checkpoint, WeightsFormat
 from auditor.data.intake.drafting import draft
-from auditor.data.intake.found import NOTHING_ASKED, Asked
 from auditor.data.intake.loading import load
 from auditor.data.intake.matching import match, network_tensors
 from auditor.data.intake.proposals import Proposal, proposals

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.checkpoints import Checkpoint, is_legacy, load_legacy, load_zip
-from auditor.data.intake.found import NOTHING_ASKED, Asked, FoundModel
+from auditor.data.intake.found import FoundModel
 from auditor.data.intake.magic import EMPTY_ZIP, ZIP, is_pickle, is_safetensors, kind_of, read_head
 from auditor.data.intake.pickle_machine import RECIPE
 from auditor.data.intake.readers import found_in

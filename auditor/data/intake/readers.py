@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from auditor.data.intake.found import NOTHING_ASKED, Asked, FoundModel, ModelReader
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
+from auditor.data.intake.found import FoundModel, ModelReader
 from auditor.data.intake.huggingface import HUGGING_FACE
 from auditor.data.intake.onnx.reader import ONNX
 from auditor.kit.errors import IntakeError

@@ -12,8 +12,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.checkpoints import Checkpoint, WeightsFormat
-from auditor.data.intake.found import NOTHING_ASKED, Asked, FoundModel
+from auditor.data.intake.found import FoundModel
 from auditor.data.intake.image_size import ImageSize
 from auditor.data.intake.loading import load
 from auditor.data.intake.matching import EmbeddedNormalization, Match, match

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.checkpoints import Checkpoint
-from auditor.data.intake.found import NOTHING_ASKED, Asked, FoundModel, ModelReader
+from auditor.data.intake.found import FoundModel, ModelReader
 from auditor.data.intake.magic import kind_of
 from auditor.data.intake.onnx.convert import convert
 from auditor.kit.limits import Limits

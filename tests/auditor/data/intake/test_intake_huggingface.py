@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from auditor.data.intake.found import NOTHING_ASKED, Asked
+from auditor.data.intake.asked import NOTHING_ASKED, Asked
 from auditor.data.intake.hub_config import Preprocessor, TransformersConfig
 from auditor.data.intake.huggingface import _image_size
 from auditor.data.intake.image_size import ImageSize

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from auditor.data.intake.found import Asked
+from auditor.data.intake.asked import Asked
 from auditor.data.intake.weights import load_weights
 from auditor.models.classifier import Classifier
 from tests.auditor.data.intake.conftest import Door, Tiny
