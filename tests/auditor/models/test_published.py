@@ -12,8 +12,9 @@ from torchvision.transforms import v2
 from auditor.models.architecture import ARCHITECTURES
 from auditor.models.classifier import NORMALIZATIONS, Normalize
 from auditor.models.published import published, published_normalization
+from tests.late import late
 
-timm = pytest.importorskip("timm")
+timm = late("timm")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg16", "efficientnet_v2_l", "vit_b_16", "inception_v3"])

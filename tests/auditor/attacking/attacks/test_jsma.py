@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from art.attacks.evasion import SaliencyMapMethod
-from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -128,6 +126,9 @@ def beside_art(setting: Setting, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixels changed by us and by ART on the way to the class after the label, inf where it is not reached."""
     part = correct(setting, n)
     targets = (part.y + 1) % 10
+    from art.attacks.evasion import SaliencyMapMethod
+    from art.estimators.classification import PyTorchClassifier
+
     model = PyTorchClassifier(
         nn.Sequential(setting.classifier, nn.Softmax(1)), nn.CrossEntropyLoss(), (3, 32, 32), 10, clip_values=(0.0, 1.0)
     )

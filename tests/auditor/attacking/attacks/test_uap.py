@@ -7,8 +7,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from art.attacks.evasion import UniversalPerturbation
-from art.estimators.classification import PyTorchClassifier
 
 from auditor.attacking.attack import ATTACKS
 from auditor.attacking.criterion import Misclassification
@@ -93,6 +91,9 @@ def test_it_is_no_weaker_than_arts(setting: Setting, request: pytest.FixtureRequ
     mine, stretched = (
         ours(setting, spec + value, ThreatModel(epsilon=epsilon))[correct].mean() for value in ("false", "true")
     )
+    from art.attacks.evasion import UniversalPerturbation
+    from art.estimators.classification import PyTorchClassifier
+
     network = PyTorchClassifier(setting.classifier, torch.nn.CrossEntropyLoss(), SHAPE_CIFAR, 10, clip_values=(0, 1))
     random.seed(0)
     attack = UniversalPerturbation(

@@ -16,8 +16,9 @@ from auditor.data.intake.datasets import look_into
 from auditor.kit.errors import IntakeError
 from tests.auditor.data.intake.conftest import Door, Zipped
 from tests.auditor.data.intake.test_intake_libraries import IMAGES, LABELS, encoded, stored
+from tests.late import late
 
-datasets = pytest.importorskip("datasets")
+datasets = late("datasets")
 pa = pytest.importorskip("pyarrow")
 
 NAMES = ["plane", "car", "bird", "cat", "deer"]

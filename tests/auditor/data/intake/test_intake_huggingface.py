@@ -28,10 +28,10 @@ from auditor.models.architecture import ARCHITECTURES
 from auditor.models.classifier import NORMALIZATIONS, Classifier, Normalization
 from tests.auditor.data.intake.conftest import Door
 from tests.auditor.models.architectures.oracle import unlike_fresh
+from tests.late import late
 
-transformers = pytest.importorskip("transformers")
-timm = pytest.importorskip("timm")
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES  # noqa: E402
+transformers = late("transformers")
+timm = late("timm")
 
 SIDE = 32
 _HEADS = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32, "intermediate_size": 48, "patch_size": 8}
@@ -65,7 +65,7 @@ def saved(tmp_path: Path) -> Callable[..., tuple[Path, Any, Any]]:
         size = {"image_size": SIDE} if sort in ("vit", "deit", "swin", "mobilevit", "efficientnet") else {}
         labels = {index: f"sort {index}" for index in range(classes)}
         config = transformers.AutoConfig.for_model(sort, id2label=labels, **size, **values)
-        known: Any = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[sort]
+        known: Any = transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[sort]
         names = [known] if isinstance(known, str) else list(known)
         network = getattr(transformers, names[len(variant)])(config).eval()
         unlike_fresh(network, seed=3)

@@ -7,7 +7,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from art.defences.preprocessor import FeatureSqueezing, JpegCompression, SpatialSmoothing, TotalVarMin
 from scipy import fft, optimize
 from torch import Tensor
 
@@ -19,6 +18,9 @@ from auditor.models.defended import NOTHING, DefendedClassifier, Passing
 from auditor.models.drawing import View
 from auditor.models.preflight import no_gradient
 from tests.auditor.defending.defenses.small import behind, images, network
+from tests.late import late
+
+preprocessor = late("art.defences.preprocessor")
 
 
 def pictures(channels: int = 3, side: int = 12, count: int = 6) -> Tensor:
@@ -38,14 +40,14 @@ def changed(text: str, x: Tensor, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("window", [2, 3, 4, 5])
 def test_spatial_smoothing_is_that_of_art(window: int) -> None:
     x = pictures()
-    expected, _ = SpatialSmoothing(window_size=window, channels_first=True)(x.numpy())
+    expected, _ = preprocessor.SpatialSmoothing(window_size=window, channels_first=True)(x.numpy())
     assert np.array_equal(changed(f"spatial-smoothing:window={window}", x).numpy(), expected)
 
 
 @pytest.mark.parametrize("bits", [1, 4, 5, 8])
 def test_bit_depth_reduction_is_that_of_art(bits: int) -> None:
     x = pictures().double()
-    expected, _ = FeatureSqueezing(clip_values=(0.0, 1.0), bit_depth=bits)(x.numpy())
+    expected, _ = preprocessor.FeatureSqueezing(clip_values=(0.0, 1.0), bit_depth=bits)(x.numpy())
     assert np.allclose(changed(f"bit-depth:bits={bits}", x).numpy(), expected, atol=1e-12)
 
 
@@ -59,7 +61,7 @@ def test_jpeg_is_that_of_art_which_cuts_off(channels: int, quality: int) -> None
     x = pictures(channels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow, at ART's way to call it
-        expected, _ = JpegCompression(clip_values=(0, 1), quality=quality, channels_first=True)(x.numpy())
+        expected, _ = preprocessor.JpegCompression(clip_values=(0, 1), quality=quality, channels_first=True)(x.numpy())
     assert np.allclose(changed(f"jpeg:quality={quality},rounding=down", x).numpy(), expected, atol=1e-6)
     assert not np.allclose(changed(f"jpeg:quality={quality}", x).numpy(), expected, atol=1e-6), (
         "ours rounds to the nearest"
@@ -70,10 +72,10 @@ def test_the_derivative_of_the_total_variation_is_the_numeric_one_and_that_of_ar
     rng = np.random.default_rng(0)
     x, z, mask = rng.random((5, 6)), rng.random((5, 6)), (rng.random((5, 6)) < 0.5).astype(float)
     value, gradient = objective(z.ravel(), x, mask, 0.1)
-    assert value == pytest.approx(TotalVarMin._loss_func(z.ravel(), x, mask, 2, 0.1), rel=1e-12)
+    assert value == pytest.approx(preprocessor.TotalVarMin._loss_func(z.ravel(), x, mask, 2, 0.1), rel=1e-12)
     numeric = optimize.approx_fprime(z.ravel(), lambda point: objective(point, x, mask, 0.1)[0], 1e-7)
     assert np.allclose(gradient, numeric, atol=1e-6)
-    theirs = TotalVarMin._deri_loss_func(z.ravel(), x, mask, 2, 0.1)
+    theirs = preprocessor.TotalVarMin._deri_loss_func(z.ravel(), x, mask, 2, 0.1)
     assert np.allclose(objective(z.ravel(), x, mask, 0.1, slope=2.0)[1], theirs, atol=1e-12)
     data = objective(z.ravel(), x, mask, 1e-12)[1]
     assert np.allclose((theirs - data)[gradient != data], 2 * (gradient - data)[gradient != data], atol=1e-9)
@@ -83,7 +85,7 @@ def test_the_steps_are_those_of_art_with_its_gradient_and_go_lower_with_the_true
     rng = np.random.default_rng(0)
     image = pictures(side=10).double().numpy()[0]
     mask = (rng.random(image.shape) < 0.5).astype(float)
-    theirs = TotalVarMin(prob=0.5, lamb=0.1)._minimize(image.transpose(1, 2, 0), mask.transpose(1, 2, 0))
+    theirs = preprocessor.TotalVarMin(prob=0.5, lamb=0.1)._minimize(image.transpose(1, 2, 0), mask.transpose(1, 2, 0))
     ours = {flag: TotalVarianceMinimization(art_gradient=flag).minimized(image, mask) for flag in (True, False)}
     assert np.allclose(ours[True], theirs.transpose(2, 0, 1), atol=1e-8)
 

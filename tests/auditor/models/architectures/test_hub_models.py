@@ -9,9 +9,10 @@ import torch
 
 from auditor.kit.errors import SpecError
 from auditor.models.architecture import ARCHITECTURES
+from tests.late import late
 
-timm = pytest.importorskip("timm")
-transformers = pytest.importorskip("transformers")
+timm = late("timm")
+transformers = late("transformers")
 
 FAMILIES = (
     "resnet18", "resnet18.tv_in1k", "convnextv2_atto", "mobilenetv3_small_050", "efficientnet_b0", "vgg11_bn", "regnety_002",
