@@ -6,7 +6,8 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
+from app import processes
 from tests.plugins import plugged
+from tests.warm import Template
+from worker import sandbox
 from worker.db import Database, connect, upgrade
+from worker.launch import launcher
 from worker.settings import Settings, load_settings
 
 POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432"
@@ -82,6 +87,31 @@ def odd_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 def odd_jobs(odd_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the processes that the test starts, there are the jobs of ODD_JOBS."""
     monkeypatch.setenv("PYTHONPATH", odd_path)
+
+
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Template]:
+    template = Template(tmp_path_factory.mktemp("template"))
+    yield template
+    template.close()
+
+
+@pytest.fixture
+def warm_sandbox(_template: Template, monkeypatch: pytest.MonkeyPatch) -> Template:
+    """Sandboxes have their imports behind them: for a test of what is read in them."""
+    monkeypatch.setattr(sandbox, "subprocess", _template)
+    return _template
+
+
+@pytest.fixture
+def shared_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that a command starts forks its jobs from the job server of the tests: for a test of what the job does."""
+
+    def child(settings: Settings, *arguments: str, log: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+        return own(settings, *arguments, log=log, server=partial(launcher().prepare, settings))
+
+    own = processes.child
+    monkeypatch.setattr(processes, "child", child)
 
 
 @pytest.fixture

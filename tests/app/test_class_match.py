@@ -22,6 +22,8 @@ from worker.loading import load_dataset
 
 __all__ = ["auditor", "world"]  # fixtures
 
+pytestmark = pytest.mark.usefixtures("shared_server")
+
 QUICK_SPEC = {"samples": None, "attacks": [{"kind": "fgsm"}]}
 QUICK = ["--samples", "30", "--attack", "fgsm", "--analysis", "neuron_sensitivity", "--epsilon", "0.05"]
 

@@ -181,6 +181,7 @@ def test_a_wrong_call_gets_one_sentence(
     assert len(output.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("warm_sandbox")
 @pytest.mark.parametrize("name", hostile.MODELS)
 def test_a_wrong_model_is_refused_in_a_sentence(
     settings: Settings, auditor: Auditor, tmp_path: Path, name: str
@@ -191,6 +192,7 @@ def test_a_wrong_model_is_refused_in_a_sentence(
     check_refusal(settings, output, said)
 
 
+@pytest.mark.usefixtures("warm_sandbox")
 @pytest.mark.parametrize("name", hostile.DATASETS)
 def test_a_wrong_data_set_is_refused_in_a_sentence(
     settings: Settings, auditor: Auditor, tmp_path: Path, name: str

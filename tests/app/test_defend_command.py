@@ -23,6 +23,8 @@ from worker.loading import load_dataset
 
 __all__ = ["auditor", "world"]  # fixtures
 
+pytestmark = pytest.mark.usefixtures("shared_server")
+
 NIP = "nip:front=3,tail=3,quorum=0.5,inputs=20"
 FEW = tuple(
     part

@@ -16,6 +16,8 @@ from tests.worker.world import World, run_here
 
 __all__ = ["auditor", "world"]  # fixtures
 
+pytestmark = pytest.mark.usefixtures("shared_server")
+
 FEW = ("--set", "epochs=2", "--set", "batch_size=16", "--set", "validation_steps=2", "--set", "augmentation=none")
 
 

@@ -19,6 +19,8 @@ from tests.worker.world import World
 
 __all__ = ["auditor", "world"]  # fixtures
 
+pytestmark = pytest.mark.usefixtures("warm_sandbox")
+
 
 def open_size(path: Path) -> Path:
     """A convolution and a mean over all positions: any height and width."""

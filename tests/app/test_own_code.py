@@ -46,6 +46,8 @@ from worker.supervisor import supervise
 
 __all__ = ["auditor", "world"]  # fixtures
 
+pytestmark = pytest.mark.usefixtures("warm_sandbox", "shared_server")
+
 REPORT = capabilities()
 pytestmark = pytest.mark.skipif(
     not (REPORT.landlock and REPORT.seccomp and REPORT.rlimits), reason="this machine cannot confine an owner's code"

@@ -8,7 +8,7 @@ import re
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -36,6 +36,9 @@ from worker.models import JobRow
 from worker.settings import Settings
 
 MAIN = str(Path(__file__).parents[2] / "app" / "main.py")
+
+
+pytestmark = pytest.mark.usefixtures("warm_sandbox")
 
 
 @pytest.fixture
@@ -68,9 +71,34 @@ def recognized(page: AppTest) -> None:
         page.run()
 
 
+class Finished(NamedTuple):
+    """What an audit of the tiny model left: its result, the numbers for lists, and its files by name."""
+
+    content: bytes
+    summary: dict[str, Any]
+    files: dict[str, bytes]
+
+
+_finished: dict[tuple[str, str], Finished] = {}
+"""By the model's weights and the data set's content: the same audit of the same world is run once in a process."""
+
+
 def finished_audit(world: World) -> str:
     """An audit with its result, as if a worker had run it."""
-    return run_here(world.client, world.client.audits.queue("tiny", "random", quick_spec()))
+    client, ledger = world.client, world.client.ledger
+    audited = client.library.model("tiny").weights, client.library.dataset("random").content
+    job = client.audits.queue("tiny", "random", quick_spec())
+    if (done := _finished.get(audited)) is None:
+        result = ledger.result(run_here(client, job))
+        assert result is not None
+        files = {name: client.blobs.path(blob).read_bytes() for name, blob in ledger.result_files(job).items()}
+        _finished[audited] = Finished(client.blobs.path(result.content).read_bytes(), result.summary, files)
+        return job
+    claim = ledger.claim(job, "test", 60)
+    assert claim is not None
+    blobs = {name: client.blobs.put(content) for name, content in done.files.items()}
+    assert ledger.succeed(claim, client.blobs.put(done.content), done.summary, blobs)
+    return job
 
 
 def texts(page: AppTest) -> str:
