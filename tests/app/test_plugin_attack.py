@@ -19,10 +19,27 @@ from worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "extending.md").read_text().partition("## A plug-in:")[2]
+SAID = """
+import io, json, sys
+from contextlib import redirect_stdout
+from app.cli import main
+
+def said(arguments):
+    sys.argv = ["auditor", *arguments]
+    with redirect_stdout(io.StringIO()) as output:
+        try:
+            main()
+        except SystemExit as ended:
+            assert not ended.code, ended.code
+    return output.getvalue()
+
+print(json.dumps([said(arguments) for arguments in json.loads(sys.argv[1])]))
+"""
+"""Several commands in one process: each one by itself would import all of it again."""
+
 FORM = """
 import json, sys
 from streamlit.testing.v1 import AppTest
-from tests.processes import die_with_tests
 page = AppTest.from_file(sys.argv[1], default_timeout=120)
 page.run()
 page.switch_page("views/new_audit.py")
@@ -82,7 +99,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def test_the_guides_attack_is_listed_runs_and_is_named_in_the_result(settings: Settings, tmp_path: Path) -> None:
-    make_world(settings)
+    world = make_world(settings)
     packages = tmp_path / "packages"
     project = tomllib.loads(fenced("toml"))["project"]
     ((name, value),) = project["entry-points"]["auditor.attacks"].items()
@@ -99,15 +116,16 @@ def test_the_guides_attack_is_listed_runs_and_is_named_in_the_result(settings: S
     assert "our-brighten:budget=fixed,share=0.5" in told.replace(" ", "")
     said = "The attack our-brighten comes from the package our-attacks 1.0, not from Neuron Auditor"
     assert said in told
-    listed = run(packages, "-m", "app.cli", "audit", "list")
-    (job,) = re.findall(r"\b[0-9a-f]{8}\b", listed)[:1]
-    result = json.loads(run(packages, "-m", "app.cli", "audit", "show", job, "--json"))
+    (job,) = (view.id[:8] for view in world.client.jobs.find(kind="audit"))
+    page = tmp_path / "report.html"
+    commands = [["audit", "list"], ["audit", "show", job, "--json"], ["report", job, "-o", str(page)]]
+    listed, shown, _ = json.loads(run(packages, "-c", SAID, json.dumps(commands)).splitlines()[-1])
+    assert job in re.findall(r"\b[0-9a-f]{8}\b", listed)
+    result = json.loads(shown)
     assert result["provenance"]["versions"]["our-attacks"] == "1.0"
     (flag,) = [flag for flag in result["flags"] if flag["name"] == "foreign_code"]
     assert flag["evidence"] == "our_attacks:Brighten"
     assert flag["severity"] == "info"
-    page = tmp_path / "report.html"
-    run(packages, "-m", "app.cli", "report", job, "-o", str(page))
     assert said in page.read_text()
 
 
