@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -35,7 +35,7 @@ def launcher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launcher]:
 
 @pytest.fixture(scope="module")
 def lasting() -> Iterator[Launcher]:
-    """One for the tests that leave it as it is, and set the same variables."""
+    """One for the tests that set the same variables, and leave it as it is, or kill its server: it starts another."""
     own = Launcher()
     yield own
     own.close()
@@ -73,12 +73,30 @@ def server_of(launcher: Launcher) -> int:
     return launcher._process.pid
 
 
-def test_a_forked_process_is_what_a_spawned_one_is_and_computes_the_same_to_the_bit(
-    world: World, shared: Launcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Looks(NamedTuple):
+    """What two forked processes and a spawned one found, and the server of the forked ones."""
+
+    first: dict[str, Any]
+    second: dict[str, Any]
+    spawned: dict[str, Any]
+    server: int
+
+
+_looks: list[Looks] = []
+"""Taken once: two tests look at them."""
+
+
+@pytest.fixture
+def looks(world: World, shared: Launcher, monkeypatch: pytest.MonkeyPatch) -> Looks:
     monkeypatch.setenv("ANYTHING", "set before the job")
-    first, second, spawned = look(world), look(world), look(world, fork=False)
-    assert first["own"]["parent"] == second["own"]["parent"] == server_of(shared)
+    if not _looks:
+        _looks.append(Looks(look(world), look(world), look(world, fork=False), server_of(shared)))
+    return _looks[0]
+
+
+def test_a_forked_process_is_what_a_spawned_one_is_and_computes_the_same_to_the_bit(looks: Looks) -> None:
+    first, second, spawned, server = looks
+    assert first["own"]["parent"] == second["own"]["parent"] == server
     assert spawned["own"]["parent"] == os.getpid()
     spawned["same"]["environment"] |= {"AUDITOR_FORK": "True"}
     assert first["same"] == second["same"] == spawned["same"]
@@ -89,8 +107,9 @@ def test_a_forked_process_is_what_a_spawned_one_is_and_computes_the_same_to_the_
     assert len(set(drawn)) == 12, "no generator that is not seeded starts where another job's does"
 
 
-def test_a_forked_process_shares_its_imports_with_a_server_of_one_thread(world: World, shared: Launcher) -> None:
-    forked, spawned = look(world), look(world, fork=False)
+def test_a_forked_process_shares_its_imports_with_a_server_of_one_thread(looks: Looks, shared: Launcher) -> None:
+    forked, spawned = looks.first, looks.spawned
+    assert server_of(shared) == looks.server
     assert set(spawned["own"]["modules"]) <= set(forked["own"]["modules"])
     assert forked["own"]["private"] < spawned["own"]["private"] / 2
     server = Path(f"/proc/{server_of(shared)}")
@@ -132,29 +151,29 @@ def test_the_server_runs_no_operator_and_looks_for_no_gpu() -> None:
 
 
 def test_when_the_server_is_killed_the_running_job_ends_well_and_the_next_is_forked_from_another(
-    world: World, launcher: Launcher
+    world: World, shared: Launcher
 ) -> None:
     running = odd(world, "slow", seconds=3)
     thread = threading.Thread(target=run, args=(world, running))
     thread.start()
     wait_until(lambda: world.client.jobs.get(running).share > 0)
-    first = server_of(launcher)
+    first = server_of(shared)
     os.kill(first, signal.SIGKILL)
-    wait_until(lambda: launcher._process is None or launcher._process.poll() is not None)
+    wait_until(lambda: shared._process is None or shared._process.poll() is not None)
     found = look(world)
-    assert found["own"]["parent"] == server_of(launcher) != first
+    assert found["own"]["parent"] == server_of(shared) != first
     thread.join(30)
     assert (world.client.jobs.get(running).state, world.client.jobs.get(running).attempts) == ("succeeded", 1)
     assert runners() == []
 
 
-def test_a_job_that_crashes_after_its_server_is_tried_again(world: World, launcher: Launcher) -> None:
+def test_a_job_that_crashes_after_its_server_is_tried_again(world: World, shared: Launcher) -> None:
     job, ends = odd(world, "hang"), list[str]()
     thread = threading.Thread(target=lambda: ends.append(run(world, job)))
     thread.start()
     wait_until(lambda: runners() and world.client.jobs.get(job).state == "running")
     (runner,) = runners()
-    os.kill(server_of(launcher), signal.SIGKILL)
+    os.kill(server_of(shared), signal.SIGKILL)
     os.kill(runner, signal.SIGKILL)
     thread.join(30)
     assert ends == ["crashed, now queued"]
@@ -176,19 +195,20 @@ def test_a_server_that_does_not_answer_is_replaced_and_the_job_runs_once(
     assert look(world)["own"]["parent"] == server_of(launcher) != stopped
 
 
-@pytest.mark.parametrize("how", ["deaf", "hang"])
-def test_nothing_outlives_a_killed_worker(world: World, how: str) -> None:
-    """Neither the server, nor a job, also one in which no thread of Python gets a turn."""
-    job = odd(world, how)
+def test_nothing_outlives_a_killed_worker(world: World) -> None:
+    """Neither the server, nor its jobs, one of them such that no thread of Python gets a turn."""
+    jobs = [odd(world, how) for how in ("deaf", "hang")]
     program = (
         "import sys, threading; from worker.settings import load_settings; from worker.db import connect;"
         "from worker.ledger import Ledger; from worker.supervisor import supervise;"
-        "s = load_settings(); supervise(sys.argv[1], 'x', s, Ledger(connect(s)), threading.Event())"
+        "s = load_settings(); l = Ledger(connect(s));"
+        "[threading.Thread(target=supervise, args=(j, 'x', s, l, threading.Event())).start() for j in sys.argv[1:]]"
     )
-    worker = subprocess.Popen([sys.executable, "-c", program, job])
-    wait_until(lambda: runners() and world.client.jobs.get(job).step == "waiting")
+    worker = subprocess.Popen([sys.executable, "-c", program, *jobs])
+    wait_until(lambda: len(runners()) == 2 and all(world.client.jobs.get(job).step == "waiting" for job in jobs))
     (server,) = servers()
-    assert Path(f"/proc/{runners()[0]}/stat").read_text().rpartition(")")[2].split()[1] == str(server)
+    parents = [Path(f"/proc/{runner}/stat").read_text().rpartition(")")[2].split()[1] for runner in runners()]
+    assert parents == [str(server)] * 2
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     wait_until(lambda: runners() == [] and servers() == [], 3)

@@ -109,9 +109,9 @@ def results(world: World) -> int:
 
 
 def test_kill_9_of_the_worker_in_the_middle_of_an_audit_and_the_audit_finishes_once(world: World) -> None:
-    # So small an epsilon fools nobody, so every sample takes all its steps, one image at a time: some ten seconds.
+    # So small an epsilon fools nobody, so every sample takes all its steps, one image at a time: some five seconds.
     slow = AuditSpec.load(
-        {"samples": 60, "threats": [{"epsilon": 1e-4}], "attacks": [{"kind": "pgd", "steps": 100}], "batch_size": 1}
+        {"samples": 30, "threats": [{"epsilon": 1e-4}], "attacks": [{"kind": "pgd", "steps": 100}], "batch_size": 1}
         | {"curve": [], "curve_to_zero": False, "analyses": [], "checks": []}
     )
     with worker(world, own_server=True) as process:
@@ -126,7 +126,7 @@ def test_kill_9_of_the_worker_in_the_middle_of_an_audit_and_the_audit_finishes_o
     view = world.client.jobs.get(job)
     assert (view.state, view.attempts) == ("succeeded", 2)
     assert results(world) == 1
-    assert len(world.client.audits.result(job).samples) == 60
+    assert len(world.client.audits.result(job).samples) == 30
 
 
 def test_jobs_that_were_queued_while_no_worker_ran_are_done_when_one_comes(world: World) -> None:
