@@ -110,7 +110,9 @@ def test_opinions_on_several_threats_become_one() -> None:
 def test_the_sample_raises_no_severe_doubt(
     sample: tuple[Classifier, ImageDataset], attacks: list[Any], epsilon: float
 ) -> None:
-    spec = SMALL | {"threats": [{"epsilon": epsilon}], "attacks": attacks, "samples": 150}
+    spec = SMALL | {"threats": [{"epsilon": epsilon}], "attacks": attacks, "samples": 100}
+    if len(attacks) == 1 or epsilon == 0.01:  # the normalization takes half of the time and is the same for all of them
+        spec["checks"] = [{"kind": kind} for kind in CHECKS.members if kind != "normalization"]
     result = audit.run(AuditSpec.load(spec), *sample)
     assert result.headline_withheld == "", result.flags
     if PGD() in attacks:
