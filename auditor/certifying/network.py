@@ -34,10 +34,12 @@ _SUBTRACT = (operator.sub, operator.isub, torch.sub, Tensor.sub, Tensor.sub_)
 _MULTIPLY = (operator.mul, operator.imul, torch.mul, Tensor.mul, Tensor.mul_)
 _DIVIDE = (operator.truediv, operator.itruediv, torch.div, Tensor.div, Tensor.div_)
 _ARITHMETIC: dict[Any, Callable[[Any, Any], Any]] = {
-    **dict.fromkeys(_ADD, operator.add),
-    **dict.fromkeys(_SUBTRACT, operator.sub),
-}
-_ARITHMETIC |= {**dict.fromkeys(_MULTIPLY, operator.mul), **dict.fromkeys(_DIVIDE, operator.truediv)}
+    spelled: function
+    for function, spellings in (
+        (operator.add, _ADD), (operator.sub, _SUBTRACT), (operator.mul, _MULTIPLY), (operator.truediv, _DIVIDE),
+    )
+    for spelled in spellings
+}  # fmt: skip
 _CONCATENATE = (torch.cat, torch.concat)
 _MEANS = (torch.mean, Tensor.mean)
 _REARRANGE = (
