@@ -53,7 +53,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         settings = load_settings()
     yield Site(address, settings)
     process.terminate()
-    process.wait(30)
+    process.wait(120)  # worker and dashboard end in turn, each when its own processes have
 
 
 def _answers(address: str) -> bool:
