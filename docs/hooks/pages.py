@@ -37,7 +37,7 @@ GIVEN = {
     "A hardening method": ("hardening.hardening:TrainingStep", "hardening.hardening:Ground", "hardening.hardening:Terms"),
 }  # fmt: skip
 """What the methods of a member get and return, by the sort of member; a class is described where it is first used."""
-FUNCTIONS = ("audit", "report", "compare", "train", "fit", "evaluate_defense", "sample")
+FUNCTIONS = ("audit", "certify", "report", "compare", "train", "fit", "evaluate_defense", "sample")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
